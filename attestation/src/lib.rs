@@ -1,0 +1,21 @@
+//! Turns attestation evidence into an attestation result, in RFC 9334 terms.
+//!
+//! The crate does no I/O, reads no clock and logs nothing: the caller passes
+//! bytes, endorsements, trust anchors and the time.
+
+#![forbid(unsafe_code)]
+
+pub mod binding;
+pub mod boundary;
+pub mod cbor;
+pub mod cose;
+pub mod crypto;
+pub mod evidence;
+pub mod host_claim;
+mod time;
+
+pub use binding::Binding;
+pub use boundary::{Boundary, Properties, Property, Risk};
+pub use evidence::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
+pub use host_claim::{HostClaim, LaunchDigests};
+pub use time::UnixTime;

@@ -1,0 +1,3 @@
+//! Casemate for people: run, verify, measure, prove.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Builds the one measured image and its reference values.

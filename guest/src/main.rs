@@ -1,0 +1,3 @@
+//! PID 1 inside the sandbox: attests, receives secrets, runs the agent, signs its tool calls.
+
+fn main() {}

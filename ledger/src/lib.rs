@@ -1,0 +1,1 @@
+//! Formats for what an attested agent does: calls, grants, decisions, outcomes, receipts, and the Merkle log.

@@ -1,0 +1,1 @@
+//! Named streams over the one wire between a machine and its host.

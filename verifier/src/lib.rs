@@ -1,0 +1,1 @@
+//! The service a tenant runs: challenge, appraise, release.
