@@ -12,10 +12,14 @@ pub mod cose;
 pub mod crypto;
 pub mod evidence;
 pub mod host_claim;
+pub mod identity;
+pub mod release;
 mod time;
 
 pub use binding::Binding;
 pub use boundary::{Boundary, Properties, Property, Risk};
 pub use evidence::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
 pub use host_claim::{HostClaim, LaunchDigests};
+pub use identity::IdentityClaims;
+pub use release::ReleaseProof;
 pub use time::UnixTime;
