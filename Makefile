@@ -1,0 +1,52 @@
+# Casemate: two commands do everything.
+#
+#   make demo    runs the main job, start to end, on this machine
+#   make test    formats, lints, tests, and boots a microVM
+#
+# Both install what is missing first (scripts/setup says what and why), work
+# twice in a row, and keep what they make under target/ and .casemate/.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+MUSL   := x86_64-unknown-linux-musl
+
+.PHONY: help demo test setup build lint deny unit e2e clean
+
+help:
+	@sed -n 's/^#  *make/  make/p' $(MAKEFILE_LIST)
+
+demo: setup build
+	@$(TARGET)/release/casemate demo
+
+test: setup lint deny unit e2e
+	@echo "make test: everything passed"
+
+setup:
+	@scripts/setup
+
+# The tools for people, and the two programs that go into the image.
+build:
+	@echo "== build: casemate, and the guest's static programs"
+	@cargo build --release --locked --quiet -p casemate
+	@cargo build --release --locked --quiet --target $(MUSL) -p casemate-guest -p casemate-agent
+
+lint:
+	@echo "== format and lints"
+	@cargo fmt --all --check
+	@cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
+	@cargo run --locked --quiet -p xtask -- tidy
+
+deny:
+	@echo "== dependencies: licences, sources, duplicates, advisories"
+	@scripts/deny
+
+unit:
+	@echo "== tests of every crate"
+	@cargo test --locked --workspace
+
+# Real machines: everything above the hardware is the product itself.
+e2e: build
+	@echo "== end to end: the demo's line, with a real microVM, and what must fail"
+	@cargo test --locked -p casemate --test e2e -- --ignored --test-threads=1 --nocapture
+
+clean:
+	@rm -rf target .casemate
