@@ -10,14 +10,18 @@ pub mod boundary;
 pub mod cbor;
 pub mod cose;
 pub mod crypto;
+pub mod error;
 pub mod evidence;
 pub mod host_claim;
 pub mod identity;
 pub mod release;
 mod time;
+pub mod wire;
+pub mod x509;
 
 pub use binding::Binding;
 pub use boundary::{Boundary, Properties, Property, Risk};
+pub use error::{Reason, VerifyError};
 pub use evidence::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
 pub use host_claim::{HostClaim, LaunchDigests};
 pub use identity::IdentityClaims;
