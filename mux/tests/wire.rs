@@ -1,4 +1,5 @@
 //! Guest and host over an in-memory wire.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
