@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod anchors;
 pub mod binding;
 pub mod boundary;
 pub mod cbor;
@@ -15,10 +16,13 @@ pub mod evidence;
 pub mod host_claim;
 pub mod identity;
 pub mod release;
+pub mod snp;
 mod time;
+pub mod verify;
 pub mod wire;
 pub mod x509;
 
+pub use anchors::{Anchor, AnchorKind, TrustAnchors};
 pub use binding::Binding;
 pub use boundary::{Boundary, Properties, Property, Risk};
 pub use error::{Reason, VerifyError};
@@ -27,3 +31,4 @@ pub use host_claim::{HostClaim, LaunchDigests};
 pub use identity::IdentityClaims;
 pub use release::ReleaseProof;
 pub use time::UnixTime;
+pub use verify::{Claims, Endorsements, HostClaims, ItemClaims, Verified, verify};

@@ -1,0 +1,349 @@
+//! From a report to a vendor's root: the cryptographic rules of a verifier
+//! (snp-tdx-formats.md section 1.8, rules 1 to 7).
+
+use super::flags::SigningKey;
+use super::report::{Report, SIGNED_BYTES};
+use super::table::CertTable;
+use super::tcb::{Product, Tcb};
+use super::vek::{Vek, VekOwner};
+use crate::anchors::{AmdAnchor, Anchor, TrustAnchors};
+use crate::crypto::Scheme;
+use crate::error::{Reason, VerifyError};
+use crate::evidence::{EndorsementKind, EvidenceItem};
+use crate::time::UnixTime;
+use crate::verify::{Endorsements, Verified};
+use crate::wire::hex;
+use crate::x509::{Certificate, Crl, PemLimits, der_or_pem};
+
+/// What a verified SNP report says, and who vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnpClaims {
+    /// The report.
+    pub report: Report,
+    /// The product line: of the certificate, and of the report where it has one.
+    pub product: Product,
+    /// REPORTED_TCB in components; equal to the certificate's.
+    pub reported_tcb: Tcb,
+    /// The chip or the provider that the signing key belongs to.
+    pub owner: VekOwner,
+    /// The root that vouches.
+    pub anchor: Anchor,
+    /// The revocation list that was consulted, if there was one.
+    pub crl: Option<CrlState>,
+}
+
+/// Which revocation list was consulted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrlState {
+    /// Its CRL number, if it has one.
+    pub number: Option<u64>,
+    /// When it was made.
+    pub this_update: UnixTime,
+    /// When the next one is due.
+    pub next_update: Option<UnixTime>,
+}
+
+/// A VEK certificate whose chain was checked. Safe to keep and to share: the
+/// times within which the check holds travel with it.
+#[derive(Debug, Clone)]
+pub struct PreparedVek {
+    vek: Vek,
+    chain: Vec<Certificate>,
+    anchor: Anchor,
+    crl: Option<Crl>,
+}
+
+impl PreparedVek {
+    /// Checks the chain from `vek` to a root in `anchors` at `now`.
+    ///
+    /// `supplied` are CA certificates beyond those the anchors know; a root
+    /// among them means nothing. `crls` are consulted where their issuer is
+    /// the root that the chain ends at.
+    pub fn new(
+        vek: Certificate,
+        supplied: &[Certificate],
+        crls: &[Crl],
+        anchors: &TrustAnchors,
+        now: UnixTime,
+    ) -> Result<Self, VerifyError> {
+        let vek = Vek::parse(vek)?;
+        let (anchor, issuer) = find_issuer(&vek, supplied, anchors)?;
+        let crl = crls.iter().find(|crl| crl.issuer() == anchor.ark().subject());
+        if let Some(crl) = crl {
+            crl.check_issued_by(anchor.ark())?;
+        }
+        let prepared = Self {
+            vek,
+            chain: vec![issuer, anchor.ark().clone()],
+            anchor: anchor.anchor().clone(),
+            crl: crl.cloned(),
+        };
+        prepared.check_revocation()?;
+        prepared.check_time(now)?;
+        Ok(prepared)
+    }
+
+    /// The certificate that the chain was checked for.
+    pub fn vek(&self) -> &Vek {
+        &self.vek
+    }
+
+    /// The root that vouches.
+    pub fn anchor(&self) -> &Anchor {
+        &self.anchor
+    }
+
+    /// Checks that `now` lies in every window of the chain.
+    pub fn check_time(&self, now: UnixTime) -> Result<(), VerifyError> {
+        self.vek.certificate().check_validity(now)?;
+        self.chain.iter().try_for_each(|certificate| certificate.check_validity(now))?;
+        self.crl.iter().try_for_each(|crl| crl.check_current(now))
+    }
+
+    /// Verifies the report `bytes` at `now` with the prepared key.
+    pub fn verify(&self, bytes: &[u8], now: UnixTime) -> Result<Verified<SnpClaims>, VerifyError> {
+        let report = Report::parse(bytes)?;
+        check_key_info(&report)?;
+        self.check_time(now)?;
+        self.check_report(report, bytes)
+    }
+
+    /// The rules that tie a report to this key, and the signature last.
+    fn check_report(
+        &self,
+        report: Report,
+        bytes: &[u8],
+    ) -> Result<Verified<SnpClaims>, VerifyError> {
+        if report.key_info.signing_key != self.vek.kind() {
+            return Err(VerifyError::new(
+                Reason::SigningKey,
+                "SIGNING_KEY",
+                self.vek.kind().name(),
+                report.key_info.signing_key,
+            ));
+        }
+        self.check_product(&report)?;
+        self.check_chip(&report)?;
+        let reported_tcb = self.check_tcb(&report)?;
+        let signed = bytes.get(..SIGNED_BYTES).unwrap_or_default();
+        let key = self.vek.certificate().key();
+        if !key.verify(Scheme::EcdsaP384Sha384Raw, signed, &report.signature) {
+            return Err(VerifyError::new(
+                Reason::Signature,
+                "SIGNATURE",
+                format!("one by the {}", self.vek.kind()),
+                "one that does not verify",
+            ));
+        }
+        Ok(Verified::new(SnpClaims {
+            product: self.vek.product(),
+            reported_tcb,
+            owner: self.vek.owner().clone(),
+            anchor: self.anchor.clone(),
+            crl: self.crl.as_ref().map(CrlState::of),
+            report,
+        }))
+    }
+
+    /// The certificate's product must be the CPU's. Version 2 has no CPUID:
+    /// there the certificate alone says which product it is.
+    fn check_product(&self, report: &Report) -> Result<(), VerifyError> {
+        let Some([family, model, _]) = report.cpuid else { return Ok(()) };
+        match Product::from_cpuid(family, model) {
+            Some(product) if product == self.vek.product() => Ok(()),
+            product => Err(VerifyError::new(
+                Reason::Product,
+                "CPUID_FAM_ID, CPUID_MOD_ID",
+                format!("a {} processor", self.vek.product()),
+                product.map_or_else(
+                    || format!("family {family:#x}, model {model:#x}"),
+                    |product| product.to_string(),
+                ),
+            )),
+        }
+    }
+
+    /// A VCEK is one chip's. A VLEK is not: there CHIP_ID is the platform's word.
+    fn check_chip(&self, report: &Report) -> Result<(), VerifyError> {
+        let VekOwner::Chip(hwid) = self.vek.owner() else { return Ok(()) };
+        if report.chip_id_is_masked() {
+            return Err(VerifyError::new(
+                Reason::ChipIdMasked,
+                "CHIP_ID",
+                format!("the certificate's HWID {}", hex(hwid)),
+                "zero (masked)",
+            ));
+        }
+        let (id, rest) = report.chip_id.split_at_checked(hwid.len()).unwrap_or_default();
+        if id != hwid || rest.iter().any(|byte| *byte != 0) {
+            return Err(VerifyError::new(
+                Reason::ChipId,
+                "CHIP_ID",
+                format!("the certificate's HWID {}", hex(hwid)),
+                hex(&report.chip_id),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Equality in every component: the key was derived for exactly this TCB.
+    fn check_tcb(&self, report: &Report) -> Result<Tcb, VerifyError> {
+        let expected = self.vek.tcb();
+        match report.reported_tcb.components(self.vek.product()) {
+            Some(tcb) if tcb == expected => Ok(tcb),
+            other => Err(VerifyError::new(
+                Reason::Tcb,
+                "REPORTED_TCB",
+                format!("the certificate's ({expected})"),
+                other.map_or_else(|| report.reported_tcb.to_string(), |tcb| tcb.to_string()),
+            )),
+        }
+    }
+
+    fn check_revocation(&self) -> Result<(), VerifyError> {
+        let Some(crl) = &self.crl else { return Ok(()) };
+        self.chain.iter().try_for_each(|certificate| crl.check_not_revoked(certificate))?;
+        crl.check_not_revoked(self.vek.certificate())
+    }
+}
+
+impl CrlState {
+    fn of(crl: &Crl) -> Self {
+        Self {
+            number: crl.number(),
+            this_update: crl.this_update(),
+            next_update: crl.next_update(),
+        }
+    }
+}
+
+/// A report that firmware was told not to sign proves nothing.
+fn check_key_info(report: &Report) -> Result<(), VerifyError> {
+    let info = report.key_info;
+    if info.mask_chip_key || info.signing_key == SigningKey::None {
+        return Err(VerifyError::new(
+            Reason::Unsigned,
+            "KEY_INFO",
+            "MASK_CHIP_KEY 0 and a SIGNING_KEY",
+            format!(
+                "MASK_CHIP_KEY {}, SIGNING_KEY {}",
+                u8::from(info.mask_chip_key),
+                info.signing_key
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The anchor and the CA certificate under it that signed `vek`.
+fn find_issuer<'a>(
+    vek: &Vek,
+    supplied: &[Certificate],
+    anchors: &'a TrustAnchors,
+) -> Result<(&'a AmdAnchor, Certificate), VerifyError> {
+    let expected = vek.issuer_name();
+    let issuer = &vek.certificate().issuer().common_name;
+    if *issuer != expected {
+        return Err(VerifyError::new(
+            Reason::Chain,
+            format!("issuer of the {} certificate", vek.kind()),
+            expected,
+            issuer,
+        ));
+    }
+    let mut last = VerifyError::new(
+        Reason::Chain,
+        "root of the VEK certificate",
+        "a trust anchor for its product line",
+        format!("no anchor for {}", vek.product()),
+    );
+    for anchor in anchors.amd.iter().filter(|anchor| anchor.product() == vek.product()) {
+        let known = anchor.intermediates().iter().filter(|ca| ca.subject().common_name == *issuer);
+        for ca in known {
+            match vek.certificate().check_issued_by(ca) {
+                Ok(()) => return Ok((anchor, ca.clone())),
+                Err(error) => last = error,
+            }
+        }
+        for ca in supplied.iter().filter(|ca| ca.subject().common_name == *issuer) {
+            let checked =
+                anchor.check_intermediate(ca).and_then(|()| vek.certificate().check_issued_by(ca));
+            match checked {
+                Ok(()) => return Ok((anchor, ca.clone())),
+                Err(error) => last = error,
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Verifies one SNP item of an envelope with everything that came along.
+pub(crate) fn verify_item(
+    item: &EvidenceItem,
+    anchors: &TrustAnchors,
+    endorsements: &Endorsements,
+    now: UnixTime,
+) -> Result<Verified<SnpClaims>, VerifyError> {
+    let report = Report::parse(&item.evidence)?;
+    check_key_info(&report)?;
+    let (certificates, crls) = supporting(item, endorsements)?;
+    let (veks, supplied): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_vek);
+    let vek = pick_vek(&report, veks)?;
+    let prepared = PreparedVek::new(vek, &supplied, &crls, anchors, now)?;
+    prepared.check_report(report, &item.evidence)
+}
+
+fn is_vek(certificate: &Certificate) -> bool {
+    matches!(certificate.subject().common_name.as_str(), "SEV-VCEK" | "SEV-VLEK")
+}
+
+/// The certificate to verify with: of several, the one that fits the report.
+fn pick_vek(report: &Report, mut veks: Vec<Certificate>) -> Result<Certificate, VerifyError> {
+    let fits = veks.iter().position(|certificate| {
+        Vek::parse(certificate.clone()).is_ok_and(|vek| {
+            vek.kind() == report.key_info.signing_key
+                && report.reported_tcb.components(vek.product()) == Some(vek.tcb())
+                && match vek.owner() {
+                    VekOwner::Chip(hwid) => report.chip_id.starts_with(hwid),
+                    VekOwner::Provider(_) => true,
+                }
+        })
+    });
+    let at = match fits {
+        Some(at) => at,
+        None if veks.is_empty() => {
+            return Err(VerifyError::new(
+                Reason::CertMissing,
+                "VEK certificate",
+                format!("a {} certificate for the report", report.key_info.signing_key),
+                "none, neither sent nor supplied",
+            ));
+        }
+        None => 0,
+    };
+    Ok(veks.swap_remove(at))
+}
+
+/// Every certificate and revocation list of the item, then of the caller.
+fn supporting(
+    item: &EvidenceItem,
+    endorsements: &Endorsements,
+) -> Result<(Vec<Certificate>, Vec<Crl>), VerifyError> {
+    let mut certificates = Vec::new();
+    let mut crls = Vec::new();
+    for (kind, bytes) in item.endorsements.iter().chain(&endorsements.items) {
+        match kind {
+            EndorsementKind::SnpCertTable => {
+                let table = CertTable::parse(bytes)?;
+                certificates.extend(table.certificates);
+                crls.extend(table.crls);
+            }
+            EndorsementKind::CertificateChain => {
+                certificates.extend(der_or_pem(bytes, PemLimits::CHAIN)?);
+            }
+            EndorsementKind::Crl => crls.push(Crl::parse(bytes)?),
+            _ => {}
+        }
+    }
+    Ok((certificates, crls))
+}

@@ -1,0 +1,183 @@
+//! Cryptography only: which bytes did which key vouch for.
+
+use crate::anchors::{Anchor, TrustAnchors};
+use crate::error::{Reason, VerifyError};
+use crate::evidence::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
+use crate::host_claim::HostClaim;
+use crate::snp::{self, SnpClaims};
+use crate::time::UnixTime;
+
+/// A value that a signature under a trust anchor vouches for. Only this
+/// library makes one, after it has checked that signature over the received
+/// bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified<T>(T);
+
+impl<T> Verified<T> {
+    /// Called where the last signature has just verified, and nowhere else.
+    pub(crate) fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value alone. The proof is gone with the wrapper.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> core::ops::Deref for Verified<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// What the caller adds to what the attester sent: certificates, revocation
+/// lists, TDX collateral, reference manifests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endorsements {
+    /// Each with its kind, as in the evidence envelope.
+    pub items: Vec<(EndorsementKind, Vec<u8>)>,
+}
+
+/// What a whole envelope says, item by item, in the envelope's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// One for each item.
+    pub items: Vec<ItemClaims>,
+}
+
+/// What one item says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ItemClaims {
+    /// An SEV-SNP report.
+    Snp(Box<SnpClaims>),
+    /// The host's statement.
+    Host(Box<HostClaims>),
+}
+
+/// The host's statement, and the enrolment that vouches for its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostClaims {
+    /// What the host says.
+    pub claim: HostClaim,
+    /// The enrolled host.
+    pub anchor: Anchor,
+}
+
+impl Claims {
+    /// The SNP report, if the envelope had one.
+    pub fn snp(&self) -> Option<&SnpClaims> {
+        self.items.iter().find_map(|item| match item {
+            ItemClaims::Snp(claims) => Some(claims.as_ref()),
+            ItemClaims::Host(_) => None,
+        })
+    }
+
+    /// The host's statement, if the envelope had one.
+    pub fn host(&self) -> Option<&HostClaims> {
+        self.items.iter().find_map(|item| match item {
+            ItemClaims::Host(claims) => Some(claims.as_ref()),
+            ItemClaims::Snp(_) => None,
+        })
+    }
+}
+
+/// Verifies every item of `evidence` under `anchors` at `now`.
+///
+/// All or nothing: one item that does not verify refuses the envelope, so that
+/// nobody can hide a bad item behind a good one. At most one CPU report and
+/// one host claim are accepted.
+pub fn verify(
+    evidence: &Evidence,
+    anchors: &TrustAnchors,
+    endorsements: &Endorsements,
+    now: UnixTime,
+) -> Result<Verified<Claims>, VerifyError> {
+    refuse_doubles(evidence)?;
+    let items = evidence
+        .items
+        .iter()
+        .map(|item| verify_item(item, anchors, endorsements, now))
+        .collect::<Result<_, _>>()?;
+    Ok(Verified::new(Claims { items }))
+}
+
+fn verify_item(
+    item: &EvidenceItem,
+    anchors: &TrustAnchors,
+    endorsements: &Endorsements,
+    now: UnixTime,
+) -> Result<ItemClaims, VerifyError> {
+    match item.kind {
+        EvidenceKind::SnpReport => {
+            let claims = snp::verify_item(item, anchors, endorsements, now)?;
+            Ok(ItemClaims::Snp(Box::new(claims.into_inner())))
+        }
+        EvidenceKind::HostClaim => {
+            verify_host(&item.evidence, anchors).map(|claims| ItemClaims::Host(Box::new(claims)))
+        }
+        EvidenceKind::TdxQuote | EvidenceKind::GpuReport | EvidenceKind::EventLog => {
+            Err(VerifyError::new(
+                Reason::Unsupported,
+                "evidence item",
+                "a kind that this build verifies",
+                format!("{:?}", item.kind),
+            ))
+        }
+    }
+}
+
+fn refuse_doubles(evidence: &Evidence) -> Result<(), VerifyError> {
+    let count = |kinds: &[EvidenceKind]| {
+        evidence.items.iter().filter(|item| kinds.contains(&item.kind)).count()
+    };
+    let cpus = count(&[EvidenceKind::SnpReport, EvidenceKind::TdxQuote]);
+    let hosts = count(&[EvidenceKind::HostClaim]);
+    for (what, count) in [("CPU reports", cpus), ("host claims", hosts)] {
+        if count > 1 {
+            return Err(VerifyError::new(Reason::Malformed, what, "at most one", count));
+        }
+    }
+    Ok(())
+}
+
+/// A host's claim, by the key that the claimed name is enrolled with.
+fn verify_host(bytes: &[u8], anchors: &TrustAnchors) -> Result<HostClaims, VerifyError> {
+    let mut last = VerifyError::new(
+        Reason::HostUnknown,
+        "host claim",
+        "the signature of an enrolled host",
+        "no host is enrolled",
+    );
+    for host in &anchors.hosts {
+        match HostClaim::verify(bytes, host.key()) {
+            Ok(claim) if claim.host == host.anchor().label => {
+                return Ok(HostClaims { claim, anchor: host.anchor().clone() });
+            }
+            Ok(claim) => {
+                last = VerifyError::new(
+                    Reason::HostClaim,
+                    "host claim, host",
+                    host.anchor().label.clone(),
+                    claim.host,
+                );
+            }
+            Err(error) => {
+                let reason = match error {
+                    crate::host_claim::HostClaimError::Cose(crate::cose::CoseError::KeyId {
+                        ..
+                    }) => Reason::HostUnknown,
+                    _ => Reason::HostClaim,
+                };
+                let wrong =
+                    VerifyError::new(reason, "host claim", "one that verifies", error.to_string());
+                if last.reason == Reason::HostUnknown {
+                    last = wrong;
+                }
+            }
+        }
+    }
+    Err(last)
+}
