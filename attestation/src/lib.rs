@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod anchors;
+pub mod appraise;
 pub mod binding;
 pub mod boundary;
 pub mod cbor;
@@ -15,6 +16,8 @@ pub mod error;
 pub mod evidence;
 pub mod host_claim;
 pub mod identity;
+pub mod policy;
+pub mod reference;
 pub mod release;
 pub mod snp;
 mod time;
@@ -23,12 +26,15 @@ pub mod wire;
 pub mod x509;
 
 pub use anchors::{Anchor, AnchorKind, TrustAnchors};
+pub use appraise::{Affirmed, Appraisal, Check, Denial, Expected, Hardware, Outcome, appraise};
 pub use binding::Binding;
 pub use boundary::{Boundary, Properties, Property, Risk};
 pub use error::{Reason, VerifyError};
 pub use evidence::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
 pub use host_claim::{HostClaim, LaunchDigests};
 pub use identity::IdentityClaims;
+pub use policy::{Policy, PolicyError};
+pub use reference::{ImageReference, ReferenceValues};
 pub use release::ReleaseProof;
 pub use time::UnixTime;
 pub use verify::{Claims, Endorsements, HostClaims, ItemClaims, Verified, verify};

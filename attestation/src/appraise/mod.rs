@@ -1,0 +1,298 @@
+//! Policy only: does what was verified satisfy the relying party?
+//!
+//! [`appraise`] is total: it lists every rule with its outcome, what was
+//! expected, what was there, and what would make it pass. [`Appraisal::affirmed`]
+//! is the one way to an [`Affirmed`], and only that opens a release.
+
+mod affirm;
+mod checks;
+mod host;
+mod snp;
+
+pub use affirm::{Affirmed, Denial};
+pub use checks::{Check, Checks, Outcome};
+
+use crate::anchors::{Anchor, AnchorKind};
+use crate::binding::Binding;
+use crate::boundary::{Boundary, Properties, Property};
+use crate::policy::{Policy, RiskPolicy};
+use crate::reference::ReferenceValues;
+use crate::time::UnixTime;
+use crate::verify::{Claims, Verified};
+
+/// What the evidence must be bound to.
+#[derive(Debug, Clone, Copy)]
+pub enum Expected<'a> {
+    /// An instance's nonce, keys and channel.
+    Binding(&'a Binding),
+    /// These 64 bytes, for evidence of other systems.
+    ReportData([u8; 64]),
+    /// Nothing: freshness cannot be judged, and so nothing can be affirmed.
+    Nothing,
+}
+
+/// What is known about the hardware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hardware {
+    /// No CPU evidence.
+    None,
+    /// CPU evidence of a software model: real formats, no hardware.
+    Model,
+    /// CPU evidence under a vendor's own root.
+    Genuine,
+}
+
+/// The result of an appraisal. It is neither yes nor no: a relying party asks
+/// with [`Appraisal::affirmed`] for the risk at hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appraisal {
+    policy: String,
+    appraised_at: UnixTime,
+    checks: Vec<Check>,
+    boundary: Boundary,
+    properties: Properties,
+    hardware: Hardware,
+    anchor: Option<Anchor>,
+    host: Option<String>,
+    image: Option<String>,
+    measurement: Option<Vec<u8>>,
+    fresh: bool,
+    risk: RiskPolicy,
+}
+
+/// What the parts of an appraisal add up to, while it is made.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    pub(crate) checks: Checks,
+    /// Properties that hardware evidence proves.
+    pub(crate) proved: Properties,
+    /// Properties and class that the host claims.
+    pub(crate) claimed: Properties,
+    pub(crate) claimed_boundary: Option<Boundary>,
+    pub(crate) hardware: Hardware,
+    /// A vendor's hardware keeps the operator out and debugging is off.
+    pub(crate) tee: bool,
+    pub(crate) anchor: Option<Anchor>,
+    pub(crate) host: Option<String>,
+    pub(crate) image: Option<String>,
+    pub(crate) measurement: Option<Vec<u8>>,
+    /// The evidence carries the expected report data.
+    pub(crate) fresh: bool,
+}
+
+/// Appraises verified `claims`. Never fails: a refusal is a result.
+pub fn appraise<'a>(
+    claims: &Verified<Claims>,
+    policy: &Policy,
+    references: &ReferenceValues,
+    expected: impl Into<Expected<'a>>,
+    now: UnixTime,
+) -> Appraisal {
+    let report_data = expected.into().report_data();
+    let mut findings = Findings::new();
+    if let Some(snp) = claims.snp() {
+        snp::appraise(snp, policy.snp(), references, report_data, &mut findings);
+    }
+    if let Some(host) = claims.host() {
+        host::appraise(host, policy.host(), references, report_data, now, &mut findings);
+    }
+    findings.checks.compare(
+        "evidence.bound",
+        findings.fresh,
+        "evidence or a host claim that carries the expected report data",
+        if findings.fresh { "carried" } else { "not shown" },
+        "attest again with a fresh nonce, and give the binding to the appraisal",
+    );
+    findings.into_appraisal(policy, now)
+}
+
+impl Expected<'_> {
+    fn report_data(self) -> Option<[u8; 64]> {
+        match self {
+            Self::Binding(binding) => Some(binding.report_data()),
+            Self::ReportData(bytes) => Some(bytes),
+            Self::Nothing => None,
+        }
+    }
+}
+
+impl<'a> From<&'a Binding> for Expected<'a> {
+    fn from(binding: &'a Binding) -> Self {
+        Self::Binding(binding)
+    }
+}
+
+impl Findings {
+    fn new() -> Self {
+        Self {
+            checks: Checks::default(),
+            proved: Properties::default(),
+            claimed: Properties::default(),
+            claimed_boundary: None,
+            hardware: Hardware::None,
+            tee: false,
+            anchor: None,
+            host: None,
+            image: None,
+            measurement: None,
+            fresh: false,
+        }
+    }
+
+    /// Notes a verified CPU report. Called by each TEE's own rules with what
+    /// its evidence shows; what follows from it is decided here, once.
+    pub(crate) fn cpu(&mut self, anchor: &Anchor, cpu: CpuFindings) {
+        self.anchor = Some(anchor.clone());
+        self.measurement = Some(cpu.measurement);
+        self.fresh |= cpu.fresh;
+        if cpu.fresh {
+            self.proved.insert(Property::AttestedFresh);
+        }
+        if anchor.kind != AnchorKind::Hardware {
+            // A model's word is about formats. It proves nothing about the
+            // machine, not even that debugging is off.
+            self.hardware = Hardware::Model;
+            return;
+        }
+        self.hardware = Hardware::Genuine;
+        self.proved.insert(Property::OwnKernel);
+        self.proved.insert(Property::HardwareVirtualization);
+        self.proved.insert(Property::DeviceIsolation);
+        if !cpu.debug {
+            self.tee = true;
+            self.proved.insert(Property::DebugOff);
+            self.proved.insert(Property::OperatorExcluded);
+        }
+        cpu.image_properties.iter().filter(|p| enforceable(*p)).for_each(|p| self.proved.insert(p));
+    }
+
+    fn into_appraisal(self, policy: &Policy, now: UnixTime) -> Appraisal {
+        let boundary = if self.tee {
+            Boundary::Tee
+        } else {
+            self.claimed_boundary.unwrap_or(Boundary::SameHost)
+        };
+        // Hardware evidence stands alone; below it the host's word is added.
+        let mut properties = self.proved;
+        if !self.tee {
+            self.claimed.iter().for_each(|property| properties.insert(property));
+        }
+        Appraisal {
+            policy: policy.name().to_owned(),
+            appraised_at: now,
+            checks: self.checks.into_list(),
+            boundary,
+            properties,
+            hardware: self.hardware,
+            anchor: self.anchor,
+            host: self.host,
+            image: self.image,
+            measurement: self.measurement,
+            fresh: self.fresh,
+            risk: policy.risk().clone(),
+        }
+    }
+}
+
+/// What one CPU report shows, whatever the TEE.
+#[derive(Debug)]
+pub(crate) struct CpuFindings {
+    /// The launch measurement.
+    pub(crate) measurement: Vec<u8>,
+    /// The report data is the expected one.
+    pub(crate) fresh: bool,
+    /// The host may debug the guest.
+    pub(crate) debug: bool,
+    /// What the reference values say that the measured image enforces.
+    pub(crate) image_properties: Properties,
+}
+
+/// What software inside the machine can see to; the rest is the hardware's.
+fn enforceable(property: Property) -> bool {
+    matches!(property, Property::Mediated | Property::OwnKernel)
+}
+
+impl Hardware {
+    /// The label in results and receipts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Model => "model",
+            Self::Genuine => "genuine",
+        }
+    }
+}
+
+impl Appraisal {
+    /// The name of the policy.
+    pub fn policy(&self) -> &str {
+        &self.policy
+    }
+
+    /// The time that the rules were applied at.
+    pub fn appraised_at(&self) -> UnixTime {
+        self.appraised_at
+    }
+
+    /// Every rule with its outcome.
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// The rules that failed.
+    pub fn failures(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| check.outcome == Outcome::Fail)
+    }
+
+    /// The boundary class that was earned; below tee it is the host's claim.
+    pub fn boundary(&self) -> Boundary {
+        self.boundary
+    }
+
+    /// The properties that were earned or, below tee, claimed by the host.
+    pub fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    /// What is known about the hardware.
+    pub fn hardware(&self) -> Hardware {
+        self.hardware
+    }
+
+    /// The anchor that vouches for the CPU evidence or, without any, for the host.
+    pub fn anchor(&self) -> Option<&Anchor> {
+        self.anchor.as_ref()
+    }
+
+    /// The enrolled host whose claim was accepted.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    /// The label of the known image.
+    pub fn image(&self) -> Option<&str> {
+        self.image.as_deref()
+    }
+
+    /// The CPU's launch measurement.
+    pub fn measurement(&self) -> Option<&[u8]> {
+        self.measurement.as_deref()
+    }
+
+    /// One line for people: what the boundary rests on.
+    pub fn label(&self) -> String {
+        let anchor = self.anchor.as_ref().map_or("nobody", |anchor| anchor.label.as_str());
+        match (self.hardware, self.host.as_deref()) {
+            (Hardware::Genuine, _) => {
+                format!("{}, proved by hardware under {anchor}", self.boundary)
+            }
+            (Hardware::Model, host) => format!(
+                "{}, claimed by host {}; model, not hardware, under {anchor}",
+                self.boundary,
+                host.unwrap_or("(none)")
+            ),
+            (Hardware::None, Some(host)) => format!("{}, claimed by host {host}", self.boundary),
+            (Hardware::None, None) => format!("{}, nothing shown", self.boundary),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Rules on an SEV-SNP report (snp-tdx-formats.md section 1.8, rules 8 to 13).
+
+use super::{CpuFindings, Findings};
+use crate::policy::{HexBytes, SnpPolicy};
+use crate::reference::ReferenceValues;
+use crate::snp::{SnpClaims, Tcb, TcbVersion, VekOwner};
+use crate::wire::hex;
+
+pub(super) fn appraise(
+    claims: &SnpClaims,
+    policy: &SnpPolicy,
+    references: &ReferenceValues,
+    report_data: Option<[u8; 64]>,
+    findings: &mut Findings,
+) {
+    form(claims, policy, findings);
+    guest(claims, policy, findings);
+    platform(claims, policy, findings);
+    tcb(claims, policy, findings);
+    mitigations(claims, policy, findings);
+    identity(claims, policy, findings);
+    owner(claims, policy, findings);
+    let fresh = bound(claims, report_data, findings);
+    measured(claims, references, fresh, findings);
+}
+
+fn form(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let report = &claims.report;
+    findings.checks.compare(
+        "snp.version",
+        report.version >= policy.min_report_version,
+        format!("at least {}", policy.min_report_version),
+        report.version,
+        "update the SNP firmware; version 2 does not say which processor it is",
+    );
+    findings.checks.compare(
+        "snp.vmpl",
+        report.vmpl == policy.vmpl,
+        format!("VMPL {}", policy.vmpl),
+        format!("VMPL {}", report.vmpl),
+        "ask for the report from the layer that the policy names",
+    );
+    let crl = claims.crl.map_or_else(
+        || "none consulted".to_owned(),
+        |crl| format!("consulted, made {}", crl.this_update),
+    );
+    if policy.require_crl {
+        findings.checks.compare(
+            "snp.crl",
+            claims.crl.is_some(),
+            "a current revocation list of the root",
+            crl,
+            "supply AMD's CRL for the product as an endorsement",
+        );
+    } else {
+        findings.checks.not_asked("snp.crl", crl);
+    }
+}
+
+fn guest(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let guest = claims.report.guest_policy;
+    let checks = &mut findings.checks;
+    checks.compare(
+        "snp.reserved",
+        guest.reserved_one() && guest.reserved_zero() == 0,
+        "POLICY bit 17 one and bits 63:26 zero",
+        format!("{:#x}", guest.0),
+        "launch with a guest policy of this ABI",
+    );
+    checks.compare(
+        "snp.debug",
+        policy.allow_debug || !guest.debug_allowed(),
+        allowed(policy.allow_debug, "debugging"),
+        if guest.debug_allowed() { "the host may debug" } else { "debugging is off" },
+        "launch with guest policy bit 19 (DEBUG) clear",
+    );
+    checks.compare(
+        "snp.migration-agent",
+        policy.allow_migration_agent
+            || !(guest.migrate_ma_allowed() || claims.report.has_migration_agent()),
+        allowed(policy.allow_migration_agent, "a migration agent"),
+        match (guest.migrate_ma_allowed(), claims.report.has_migration_agent()) {
+            (_, true) => "an agent is bound",
+            (true, false) => "an agent may be bound",
+            (false, false) => "no agent",
+        },
+        "launch with guest policy bit 18 (MIGRATE_MA) clear",
+    );
+    checks.compare(
+        "snp.smt",
+        policy.allow_smt || !guest.smt_allowed(),
+        allowed(policy.allow_smt, "SMT"),
+        if guest.smt_allowed() { "SMT may be on" } else { "SMT is off" },
+        "launch with guest policy bit 16 (SMT) clear on a host without SMT",
+    );
+}
+
+fn platform(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let info = claims.report.platform_info;
+    let rules = [
+        (
+            "snp.alias-check",
+            policy.require_alias_check,
+            info.alias_check_complete(),
+            "ALIAS_CHECK_COMPLETE",
+            "update the firmware and the microcode (CVE-2024-21944, BadRAM)",
+        ),
+        ("snp.tsme", policy.require_tsme, info.tsme(), "TSME_EN", "turn TSME on in the BIOS"),
+        (
+            "snp.ciphertext-hiding",
+            policy.require_ciphertext_hiding,
+            info.ciphertext_hiding(),
+            "CIPHERTEXT_HIDING_DRAM_EN",
+            "turn ciphertext hiding on (Turin and later)",
+        ),
+    ];
+    for (rule, required, set, bit, hint) in rules {
+        let actual = format!("{bit} {}, PLATFORM_INFO {:#x}", u8::from(set), info.0);
+        if required {
+            findings.checks.compare(rule, set, format!("{bit} 1"), actual, hint);
+        } else {
+            findings.checks.not_asked(rule, actual);
+        }
+    }
+}
+
+fn tcb(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let report = &claims.report;
+    let read = |version: TcbVersion| version.components(claims.product);
+    let (committed, launch) = (read(report.committed_tcb), read(report.launch_tcb));
+    let current = read(report.current_tcb);
+    let ordered = match (committed, launch, current) {
+        (Some(committed), Some(launch), Some(current)) => {
+            committed.at_least(&claims.reported_tcb)
+                && current.at_least(&committed)
+                && current.at_least(&launch)
+        }
+        _ => false,
+    };
+    findings.checks.compare(
+        "snp.tcb-order",
+        ordered,
+        "REPORTED <= COMMITTED <= CURRENT and LAUNCH <= CURRENT",
+        format!(
+            "reported {}, committed {}, current {}, launch {}",
+            report.reported_tcb, report.committed_tcb, report.current_tcb, report.launch_tcb
+        ),
+        "no sound platform reports this; do not use it",
+    );
+    let settled = report.committed_tcb == report.current_tcb
+        && report.committed_version == report.current_version;
+    findings.checks.compare(
+        "snp.provisional-firmware",
+        policy.allow_provisional_firmware || settled,
+        allowed(policy.allow_provisional_firmware, "firmware that is not committed"),
+        if settled { "committed" } else { "newer firmware runs than is committed" },
+        "commit the firmware on the host (SNP_COMMIT)",
+    );
+    let floor = policy.tcb.iter().find(|floor| floor.product == claims.product);
+    let tcbs = [
+        ("snp.reported-tcb", Some(claims.reported_tcb)),
+        ("snp.committed-tcb", committed),
+        ("snp.launch-tcb", launch),
+    ];
+    for (rule, tcb) in tcbs {
+        let actual = tcb.map_or_else(|| "not well-formed".to_owned(), |tcb| tcb.to_string());
+        match floor {
+            // A policy with floors, but none for this product, does not know it.
+            None if !policy.tcb.is_empty() => findings.checks.compare(
+                rule,
+                false,
+                format!("a floor for {} in the policy", claims.product),
+                actual,
+                "add a floor for the product to snp.tcb in the policy",
+            ),
+            None => findings.checks.not_asked(rule, actual),
+            Some(floor) => findings.checks.compare(
+                rule,
+                tcb.is_some_and(|tcb: Tcb| tcb.at_least(&floor.tcb())),
+                format!("at least {}", floor.tcb()),
+                actual,
+                "update firmware and microcode, commit them, and launch the guest again",
+            ),
+        }
+    }
+    firmware(claims, policy, findings);
+}
+
+fn firmware(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let (current, committed) = (claims.report.current_version, claims.report.committed_version);
+    let actual = format!("current {current}, committed {committed}");
+    let Some([major, minor, build]) = policy.min_firmware else {
+        return findings.checks.not_asked("snp.firmware-version", actual);
+    };
+    let floor = crate::snp::FirmwareVersion { major, minor, build };
+    findings.checks.compare(
+        "snp.firmware-version",
+        current >= floor && committed >= floor,
+        format!("at least {floor}"),
+        actual,
+        "update the SNP firmware and commit it",
+    );
+}
+
+fn mitigations(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let required = policy.required_mitigations;
+    let vectors = [
+        ("snp.launch-mitigations", claims.report.launch_mitigations),
+        ("snp.current-mitigations", claims.report.current_mitigations),
+    ];
+    for (rule, vector) in vectors {
+        if required == 0 {
+            findings.checks.not_asked(rule, format!("{vector:#x}"));
+            continue;
+        }
+        findings.checks.compare(
+            rule,
+            vector & required == required,
+            format!("the bits {required:#x}"),
+            format!("{vector:#x}"),
+            "update the firmware (reports of version 5 list mitigations), then launch again",
+        );
+    }
+}
+
+fn identity(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let report = &claims.report;
+    one_of(findings, "snp.host-data", &policy.host_data, &report.host_data);
+    one_of(findings, "snp.id-key", &policy.id_key_digests, &report.id_key_digest);
+    let author = if report.key_info.author_key { report.author_key_digest } else { [0; 48] };
+    one_of(findings, "snp.author-key", &policy.author_key_digests, &author);
+    one_of(findings, "snp.family-id", &policy.family_ids, &report.family_id);
+    one_of(findings, "snp.image-id", &policy.image_ids, &report.image_id);
+    if policy.min_guest_svn == 0 {
+        return findings.checks.not_asked("snp.guest-svn", report.guest_svn);
+    }
+    findings.checks.compare(
+        "snp.guest-svn",
+        report.guest_svn >= policy.min_guest_svn,
+        format!("at least {}", policy.min_guest_svn),
+        report.guest_svn,
+        "launch a newer image with its ID block",
+    );
+}
+
+fn owner(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let chip = claims.report.chip_id;
+    if policy.chip_ids.is_empty() {
+        findings.checks.not_asked("snp.chip", hex(&chip));
+    } else {
+        let known = policy
+            .chip_ids
+            .iter()
+            .any(|id| id.0.len() == claims.product.chip_id_bytes() && chip.starts_with(&id.0));
+        findings.checks.compare(
+            "snp.chip",
+            known && matches!(claims.owner, VekOwner::Chip(_)),
+            "a chip of snp.chip_ids, shown by its own VCEK",
+            hex(&chip),
+            "run on a known machine, or add its chip to the policy",
+        );
+    }
+    let provider = match &claims.owner {
+        VekOwner::Provider(csp) => csp.as_str(),
+        VekOwner::Chip(_) => "none (VCEK)",
+    };
+    if policy.csp_ids.is_empty() {
+        return findings.checks.not_asked("snp.csp", provider);
+    }
+    let vlek_fits = match &claims.owner {
+        VekOwner::Provider(csp) => policy.csp_ids.contains(csp),
+        // The list is about VLEKs; a VCEK is judged by snp.chip.
+        VekOwner::Chip(_) => true,
+    };
+    findings.checks.compare(
+        "snp.csp",
+        vlek_fits,
+        format!("one of {}", policy.csp_ids.join(", ")),
+        provider,
+        "run at an accepted provider, or add its CSP id to the policy",
+    );
+}
+
+fn bound(claims: &SnpClaims, report_data: Option<[u8; 64]>, findings: &mut Findings) -> bool {
+    let actual = claims.report.report_data;
+    let Some(expected) = report_data else {
+        findings.checks.not_asked("snp.report-data", hex(&actual));
+        return false;
+    };
+    findings.checks.compare(
+        "snp.report-data",
+        actual == expected,
+        hex(&expected),
+        hex(&actual),
+        "the report answers another challenge; attest again on this connection",
+    );
+    actual == expected
+}
+
+fn measured(
+    claims: &SnpClaims,
+    references: &ReferenceValues,
+    fresh: bool,
+    findings: &mut Findings,
+) {
+    let measurement = claims.report.measurement;
+    let image = references.by_snp_measurement(&measurement);
+    findings.checks.compare(
+        "snp.measurement",
+        image.is_some(),
+        "the launch digest of a known image",
+        hex(&measurement),
+        "compare with `casemate measure`, which also explains a digest that differs",
+    );
+    if let Some(image) = image {
+        findings.image = Some(image.label.clone());
+    }
+    findings.cpu(
+        &claims.anchor,
+        CpuFindings {
+            measurement: measurement.to_vec(),
+            fresh,
+            debug: claims.report.guest_policy.debug_allowed(),
+            image_properties: image.map(|image| image.properties.clone()).unwrap_or_default(),
+        },
+    );
+}
+
+fn one_of<const N: usize>(
+    findings: &mut Findings,
+    rule: &'static str,
+    accepted: &[HexBytes<N>],
+    actual: &[u8; N],
+) {
+    if accepted.is_empty() {
+        return findings.checks.not_asked(rule, hex(actual));
+    }
+    let list: Vec<String> = accepted.iter().map(|known| hex(&known.0)).collect();
+    findings.checks.compare(
+        rule,
+        accepted.iter().any(|known| known.0 == *actual),
+        format!("one of {}", list.join(", ")),
+        hex(actual),
+        "launch with an accepted value, or add this one to the policy",
+    );
+}
+
+fn allowed(allowed: bool, what: &str) -> String {
+    if allowed { format!("{what} or not") } else { format!("no {what}") }
+}

@@ -1,0 +1,361 @@
+//! What a relying party asks of evidence that verified (docs/formats/policy.md).
+//!
+//! An appraisal policy is a typed document: a key that this library does not
+//! know is an error, and every key has a default that refuses rather than
+//! admits. The empty document is [`Policy::default`].
+
+use serde::Deserialize;
+
+use crate::boundary::{Boundary, Properties, Property, Risk};
+use crate::snp::{Product, Tcb};
+use crate::wire::unhex;
+
+/// The largest policy that is read.
+pub const MAX_POLICY_BYTES: usize = 256 * 1024;
+
+/// One layered policy for all evidence.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The text that the policy was read from; it travels in bundles.
+    source: String,
+    document: Document,
+}
+
+/// Why a policy is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// The text is larger than the limit.
+    #[error("{document}: expected at most {MAX_POLICY_BYTES} bytes, got {actual}")]
+    TooLong {
+        /// Which document.
+        document: &'static str,
+        /// How long it is.
+        actual: usize,
+    },
+    /// The text is not TOML of this shape.
+    #[error("{document}: {message}")]
+    Toml {
+        /// Which document.
+        document: &'static str,
+        /// What the TOML reader says: line, key, and what it expected.
+        message: String,
+    },
+}
+
+/// The document, section by section.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Document {
+    /// A name for people and results.
+    pub(crate) name: String,
+    pub(crate) snp: SnpPolicy,
+    pub(crate) host: HostPolicy,
+    pub(crate) risk: RiskPolicy,
+}
+
+/// What is asked of an SEV-SNP report.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnpPolicy {
+    /// The lowest report version. Version 2 has no CPUID, so that the
+    /// product rests on the certificate alone. Default 3.
+    pub min_report_version: u32,
+    /// The one privilege level that the report must come from. Default 0.
+    pub vmpl: u32,
+    /// Accept a guest that the host may debug. Such a guest never earns the
+    /// boundary class tee. Default false.
+    pub allow_debug: bool,
+    /// Accept a guest that may be bound to a migration agent. Default false.
+    pub allow_migration_agent: bool,
+    /// Accept a guest that may run with SMT. Default true.
+    pub allow_smt: bool,
+    /// Accept firmware that runs but is not committed yet. Default true.
+    pub allow_provisional_firmware: bool,
+    /// Ask that the firmware has checked for aliased memory. Default true.
+    pub require_alias_check: bool,
+    /// Ask for transparent memory encryption. Default false.
+    pub require_tsme: bool,
+    /// Ask for ciphertext hiding. Default false.
+    pub require_ciphertext_hiding: bool,
+    /// Ask that a current revocation list of the root was consulted. Default false.
+    pub require_crl: bool,
+    /// Bits that LAUNCH_MIT_VECTOR and CURRENT_MIT_VECTOR must have. Default 0.
+    pub required_mitigations: u64,
+    /// The lowest firmware version, `[major, minor, build]`, current and committed.
+    pub min_firmware: Option<[u8; 3]>,
+    /// The lowest GUEST_SVN. Default 0.
+    pub min_guest_svn: u32,
+    /// The TCB floors, by product.
+    pub tcb: Vec<TcbFloor>,
+    /// HOST_DATA values to accept; empty: any.
+    pub host_data: Vec<HexBytes<32>>,
+    /// ID_KEY_DIGEST values to accept; empty: any.
+    pub id_key_digests: Vec<HexBytes<48>>,
+    /// AUTHOR_KEY_DIGEST values to accept; empty: any.
+    pub author_key_digests: Vec<HexBytes<48>>,
+    /// FAMILY_ID values to accept; empty: any.
+    pub family_ids: Vec<HexBytes<16>>,
+    /// IMAGE_ID values to accept; empty: any.
+    pub image_ids: Vec<HexBytes<16>>,
+    /// CHIP_ID values to accept, the bytes that name a chip; empty: any.
+    pub chip_ids: Vec<HexPrefix>,
+    /// CSP ids of VLEK certificates to accept; empty: any.
+    pub csp_ids: Vec<String>,
+}
+
+/// The lowest TCB of one product line, in every component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcbFloor {
+    /// The product line.
+    #[serde(deserialize_with = "product")]
+    pub product: Product,
+    /// FMC firmware (Turin). Default 0.
+    #[serde(default)]
+    pub fmc: u8,
+    /// Boot loader. Default 0.
+    #[serde(default)]
+    pub bootloader: u8,
+    /// Security processor's operating system. Default 0.
+    #[serde(default)]
+    pub tee: u8,
+    /// SNP firmware. Default 0.
+    #[serde(default)]
+    pub snp: u8,
+    /// Microcode. Default 0.
+    #[serde(default)]
+    pub microcode: u8,
+}
+
+/// What is asked of a host's claim.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostPolicy {
+    /// The enrolled hosts whose word is accepted; empty: any enrolled host.
+    pub hosts: Vec<String>,
+    /// How old a claim may be. Default 300 seconds.
+    pub max_age_seconds: u64,
+    /// How far in the future a claim may be, for clocks that differ. Default 60 seconds.
+    pub max_ahead_seconds: u64,
+    /// Ask that the launched kernel, initrd and command line are in the
+    /// reference values. Default true.
+    pub require_known_launch: bool,
+}
+
+/// What each risk class asks of the boundary.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RiskPolicy {
+    /// Read-only and reversible work. Default: nothing.
+    pub low: Requirement,
+    /// Narrow paths to real systems. Default: own_kernel and mediated.
+    pub medium: Requirement,
+    /// Arbitrary execution, credentials, money. Default: own_kernel,
+    /// operator_excluded, attested_fresh, debug_off and mediated.
+    pub high: Requirement,
+}
+
+/// What one risk class asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Requirement {
+    /// Properties that must all be there.
+    #[serde(default)]
+    pub properties: Properties,
+    /// The lowest boundary class. Default same-host.
+    #[serde(default = "lowest")]
+    pub boundary: Boundary,
+}
+
+/// Exactly `N` bytes, written as hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HexBytes<const N: usize>(pub [u8; N]);
+
+/// 8 to 64 bytes, written as hex digits: the bytes that name a chip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HexPrefix(pub Vec<u8>);
+
+impl Policy {
+    /// Reads a policy. Unknown keys are refused.
+    pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
+        Ok(Self { document: read_toml("policy", text)?, source: text.to_owned() })
+    }
+
+    /// The text that the policy was read from.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The policy's name.
+    pub fn name(&self) -> &str {
+        &self.document.name
+    }
+
+    /// What is asked of an SEV-SNP report.
+    pub fn snp(&self) -> &SnpPolicy {
+        &self.document.snp
+    }
+
+    /// What is asked of a host's claim.
+    pub fn host(&self) -> &HostPolicy {
+        &self.document.host
+    }
+
+    /// What each risk class asks of the boundary.
+    pub fn risk(&self) -> &RiskPolicy {
+        &self.document.risk
+    }
+}
+
+impl RiskPolicy {
+    /// What `risk` asks for.
+    pub fn requirement(&self, risk: Risk) -> &Requirement {
+        match risk {
+            Risk::Low => &self.low,
+            Risk::Medium => &self.medium,
+            Risk::High => &self.high,
+        }
+    }
+}
+
+impl TcbFloor {
+    /// The floor as a TCB.
+    pub fn tcb(&self) -> Tcb {
+        let Self { fmc, bootloader, tee, snp, microcode, .. } = *self;
+        Tcb { fmc, bootloader, tee, snp, microcode }
+    }
+}
+
+impl Default for Document {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            snp: SnpPolicy::default(),
+            host: HostPolicy::default(),
+            risk: RiskPolicy::default(),
+        }
+    }
+}
+
+impl Default for SnpPolicy {
+    fn default() -> Self {
+        Self {
+            min_report_version: 3,
+            vmpl: 0,
+            allow_debug: false,
+            allow_migration_agent: false,
+            allow_smt: true,
+            allow_provisional_firmware: true,
+            require_alias_check: true,
+            require_tsme: false,
+            require_ciphertext_hiding: false,
+            require_crl: false,
+            required_mitigations: 0,
+            min_firmware: None,
+            min_guest_svn: 0,
+            tcb: vec![],
+            host_data: vec![],
+            id_key_digests: vec![],
+            author_key_digests: vec![],
+            family_ids: vec![],
+            image_ids: vec![],
+            chip_ids: vec![],
+            csp_ids: vec![],
+        }
+    }
+}
+
+impl Default for HostPolicy {
+    fn default() -> Self {
+        Self {
+            hosts: vec![],
+            max_age_seconds: 300,
+            max_ahead_seconds: 60,
+            require_known_launch: true,
+        }
+    }
+}
+
+impl Default for RiskPolicy {
+    fn default() -> Self {
+        use Property::{AttestedFresh, DebugOff, Mediated, OperatorExcluded, OwnKernel};
+        let ask = |properties: &[Property]| Requirement {
+            properties: properties.iter().copied().collect(),
+            boundary: lowest(),
+        };
+        Self {
+            low: ask(&[]),
+            medium: ask(&[OwnKernel, Mediated]),
+            high: ask(&[OwnKernel, OperatorExcluded, AttestedFresh, DebugOff, Mediated]),
+        }
+    }
+}
+
+/// Reads one of this library's TOML documents.
+pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(
+    document: &'static str,
+    text: &str,
+) -> Result<T, PolicyError> {
+    if text.len() > MAX_POLICY_BYTES {
+        return Err(PolicyError::TooLong { document, actual: text.len() });
+    }
+    toml::from_str(text).map_err(|error| PolicyError::Toml { document, message: error.to_string() })
+}
+
+fn lowest() -> Boundary {
+    Boundary::SameHost
+}
+
+fn product<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Product, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Product::from_name(&name).ok_or_else(|| {
+        serde::de::Error::custom(format!("expected Milan, Genoa or Turin, got {name:?}"))
+    })
+}
+
+impl<'de, const N: usize> Deserialize<'de> for HexBytes<N> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        crate::wire::unhex_array(&text).map(Self).ok_or_else(|| {
+            serde::de::Error::custom(format!("expected {} hex digits, got {text:?}", N * 2))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for HexPrefix {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match unhex(&text) {
+            Some(bytes) if (8..=64).contains(&bytes.len()) => Ok(Self(bytes)),
+            _ => Err(serde::de::Error::custom(format!(
+                "expected 16 to 128 hex digits, got {text:?}"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_empty_document_is_the_default() {
+        assert_eq!(Policy::from_toml("").unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn a_document_is_read_and_unknown_keys_are_refused() {
+        let policy = Policy::from_toml(
+            "name = \"p\"\n[snp]\nmin_report_version = 5\n\
+             [[snp.tcb]]\nproduct = \"Milan\"\nsnp = 24\n\
+             [risk.low]\nproperties = [\"own_kernel\"]\nboundary = \"microvm\"\n",
+        )
+        .unwrap();
+        assert_eq!(policy.snp().tcb[0].tcb().snp, 24);
+        assert_eq!(policy.risk().requirement(Risk::Low).boundary, Boundary::MicroVm);
+        assert_eq!(policy.risk().high, RiskPolicy::default().high);
+        for bad in ["snip = 1", "[snp]\nvmpll = 1", "[[snp.tcb]]\nproduct = \"Rome\""] {
+            assert!(Policy::from_toml(bad).is_err(), "{bad}");
+        }
+    }
+}
