@@ -1,1 +1,48 @@
-//! Formats for what an attested agent does: calls, grants, decisions, outcomes, receipts, and the Merkle log.
+//! Formats for what an attested agent does: calls, grants, decisions,
+//! outcomes, receipts, and the Merkle log that keeps them.
+//!
+//! Every record has one encoding; equality of meaning is equality of bytes.
+//! Each format has a page in docs/formats. [`Authentic`] proves a signature by
+//! the key that was asked for. A [`Grant`] carries limits, never counters.
+//! Leaves of the log are hashed and proved by [`merkle`]; checkpoints are C2SP
+//! signed notes, so third-party witnesses and monitors work unchanged.
+//!
+//! No I/O, no clock, no private keys: a signature is made by a closure.
+//! Not here: deciding and storing (gateway, `casemate-ledger-store`).
+
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod cgp;
+pub mod checkpoint;
+pub mod constraint;
+mod decision;
+mod event;
+mod grant;
+mod invocation;
+pub mod json;
+pub mod leaf;
+pub mod merkle;
+mod outcome;
+pub mod record;
+mod revocation;
+pub mod text;
+pub mod tile;
+mod values;
+
+pub use constraint::Constraint;
+pub use decision::{BoundaryCheck, BudgetUse, Decision, Verdict};
+pub use event::{Event, EventKind};
+pub use grant::{Budgets, Clause, Grant, MAX_CLAUSES, MAX_LIFETIME_SECONDS, Rate};
+pub use invocation::{
+    BoundaryStatement, GrantRef, Invocation, Lease, MAX_SANDBOX_BYTES, MAX_TOOL_BYTES, TimeSource,
+};
+pub use leaf::{Leaf, LeafKind};
+pub use outcome::{Outcome, Status, Upstream};
+pub use record::{Authentic, Record, RecordError};
+pub use revocation::{Revocation, RevocationTarget};
+
+/// SHA-256 of `bytes`: the one hash of this crate's formats.
+pub fn digest(bytes: &[u8]) -> [u8; 32] {
+    casemate_attestation::crypto::sha256(bytes)
+}

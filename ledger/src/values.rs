@@ -1,0 +1,110 @@
+//! Small readers and writers that several record payloads share.
+
+use casemate_attestation::cbor::{CborError, Fields, Map};
+use casemate_attestation::{Properties, Property};
+use ciborium::Value;
+
+use crate::args::Commitment;
+
+/// An array of text strings.
+pub(crate) fn texts<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> Value {
+    Value::Array(items.into_iter().map(|item| Value::from(item.as_ref())).collect())
+}
+
+/// Property names as an array.
+pub(crate) fn properties(set: &Properties) -> Value {
+    texts(set.iter().map(Property::name))
+}
+
+/// The array of text strings under `key`, at most `most`.
+pub(crate) fn read_texts(
+    fields: &mut Fields,
+    key: u64,
+    most: usize,
+) -> Result<Vec<String>, CborError> {
+    let items = fields.items(key)?;
+    if items.len() > most {
+        return Err(fields.wrong(key, "fewer items"));
+    }
+    items
+        .into_iter()
+        .map(|item| item.into_text().map_err(|_| fields.wrong(key, "an array of text strings")))
+        .collect()
+}
+
+/// The properties under `key`, in the order of the type, each once.
+pub(crate) fn read_properties(fields: &mut Fields, key: u64) -> Result<Properties, CborError> {
+    let names = read_texts(fields, key, Property::ALL.len())?;
+    let set: Properties = names
+        .iter()
+        .map(|name| name.parse().map_err(|_| fields.wrong(key, "known properties")))
+        .collect::<Result<_, _>>()?;
+    if !set.iter().map(Property::name).eq(names.iter().map(String::as_str)) {
+        return Err(fields.wrong(key, "properties in their order, each once"));
+    }
+    Ok(set)
+}
+
+/// A commitment as the map {1: length, 2: digest}.
+pub(crate) fn commitment(commitment: &Commitment) -> Value {
+    Map::new().set(1, commitment.length).bytes(2, &commitment.digest).into_value()
+}
+
+/// The commitment under `key`, if there is one.
+pub(crate) fn optional_commitment(
+    fields: &mut Fields,
+    key: u64,
+) -> Result<Option<Commitment>, CborError> {
+    let Some(value) = fields.optional(key) else { return Ok(None) };
+    let mut inner = Fields::of("commitment", value)?;
+    let commitment = Commitment { length: inner.uint(1)?, digest: inner.array(2)? };
+    inner.end()?;
+    Ok(Some(commitment))
+}
+
+/// The unsigned integer under `key`, if there is one.
+pub(crate) fn optional_uint(fields: &mut Fields, key: u64) -> Result<Option<u64>, CborError> {
+    optional(fields, key, "an unsigned integer", |value| {
+        value.as_integer().and_then(|integer| u64::try_from(integer).ok())
+    })
+}
+
+/// The text string under `key`, if there is one.
+pub(crate) fn optional_text(fields: &mut Fields, key: u64) -> Result<Option<String>, CborError> {
+    optional(fields, key, "a text string", |value| value.into_text().ok())
+}
+
+/// The byte string of exactly `N` bytes under `key`, if there is one.
+pub(crate) fn optional_array<const N: usize>(
+    fields: &mut Fields,
+    key: u64,
+) -> Result<Option<[u8; N]>, CborError> {
+    optional(fields, key, "a byte string of the fixed length", |value| {
+        value.into_bytes().ok().and_then(|bytes| bytes.try_into().ok())
+    })
+}
+
+/// The text under `key`, 1 to `most` bytes long, so that no record outgrows its leaf.
+pub(crate) fn bounded_text(
+    fields: &mut Fields,
+    key: u64,
+    most: usize,
+) -> Result<String, CborError> {
+    let text = fields.text(key)?;
+    if text.is_empty() || text.len() > most {
+        return Err(fields.wrong(key, "a text within the format's length limit"));
+    }
+    Ok(text)
+}
+
+fn optional<T>(
+    fields: &mut Fields,
+    key: u64,
+    expected: &'static str,
+    read: impl FnOnce(Value) -> Option<T>,
+) -> Result<Option<T>, CborError> {
+    match fields.optional(key) {
+        None => Ok(None),
+        Some(value) => read(value).map(Some).ok_or_else(|| fields.wrong(key, expected)),
+    }
+}
