@@ -155,11 +155,11 @@ impl EndorsementKind {
         (6, Self::Ocsp),
     ];
 
-    fn code(self) -> u64 {
+    pub(crate) fn code(self) -> u64 {
         code_of(&Self::CODES, self)
     }
 
-    fn from_code(code: u64) -> Option<Self> {
+    pub(crate) fn from_code(code: u64) -> Option<Self> {
         Self::CODES.iter().find(|(known, _)| *known == code).map(|(_, kind)| *kind)
     }
 }
