@@ -2,7 +2,7 @@
 //!
 //! [`build`] takes the kernel and modules from the one pinned Debian package
 //! ([`KernelPin`]), our static PID 1 and its configuration, and writes a
-//! folder: `kernel`, `initrd`, `cmdline`, `manifest.toml`. The same
+//! folder: `kernel`, `initrd`, `cmdline`, `manifest.toml`, `reference.toml`. The same
 //! inputs give the same bytes. Nothing needs root and nothing outside the
 //! output and cache folders is written.
 //!
@@ -42,6 +42,8 @@ pub const INITRD: &str = "initrd";
 pub const CMDLINE: &str = "cmdline";
 /// The manifest's file name in an image folder.
 pub const MANIFEST: &str = "manifest.toml";
+/// The reference values' file name in an image folder: what a verifier is given.
+pub const REFERENCE: &str = "reference.toml";
 /// The guest's list of modules to load, in the initramfs: one path a line, in load order.
 pub const MODULE_LIST: &str = "/etc/casemate/modules";
 /// The guest's measured configuration, in the initramfs.
@@ -56,8 +58,12 @@ pub struct BuildSpec {
     pub guest_config: PathBuf,
     /// More files for the initramfs, such as the workload.
     pub extra_files: Vec<ExtraFile>,
+    /// The image's name in reference values and results.
+    pub label: String,
     /// The kernel's command line.
     pub cmdline: String,
+    /// Launch digests are predicted for 1 to this many vCPUs.
+    pub max_vcpus: u32,
     /// The folder that the image is written to; made if absent.
     pub output: PathBuf,
     /// Where the kernel package is kept between builds; may be deleted at any time.
@@ -209,6 +215,15 @@ pub enum BuildError {
         /// What was given.
         actual: String,
     },
+    /// The label has characters that other files could not carry.
+    #[error("label: expected 1 to 64 of a-z, 0-9, '-', '.', '_', got {actual:?}")]
+    Label {
+        /// What was given.
+        actual: String,
+    },
+    /// The launch digest cannot be predicted.
+    #[error("launch digest: {0}")]
+    Measure(#[from] casemate_attestation::measure::MeasureError),
     /// The command line has characters that the boot protocol has no room for.
     #[error("command line: expected 1 to 2047 printable ASCII characters on one line")]
     CommandLine,
@@ -243,7 +258,8 @@ pub enum BuildError {
 }
 
 impl BuildSpec {
-    /// A specification with the defaults: no extra files, [`DEFAULT_CMDLINE`],
+    /// A specification with the defaults: label `casemate`, no extra files,
+    /// [`DEFAULT_CMDLINE`], launch digests for up to 4 vCPUs,
     /// cache in `.casemate/cache`, the machine's own mirror.
     pub fn new(
         init: impl Into<PathBuf>,
@@ -254,6 +270,8 @@ impl BuildSpec {
             init: init.into(),
             guest_config: guest_config.into(),
             extra_files: Vec::new(),
+            label: "casemate".to_owned(),
+            max_vcpus: 4,
             cmdline: DEFAULT_CMDLINE.to_owned(),
             output: output.into(),
             cache: PathBuf::from(".casemate/cache"),
@@ -268,6 +286,10 @@ pub fn build(spec: &BuildSpec, progress: &mut dyn FnMut(Progress)) -> Result<Man
     if spec.cmdline.is_empty() || spec.cmdline.len() > 2047 || !is_printable(&spec.cmdline) {
         return Err(BuildError::CommandLine);
     }
+    let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_');
+    if spec.label.is_empty() || spec.label.len() > 64 || !spec.label.bytes().all(known) {
+        return Err(BuildError::Label { actual: spec.label.clone() });
+    }
     let mut archive = own_files(spec)?;
     let pin = KernelPin::released()?;
     fs::create_dir_all(&spec.cache).map_err(|e| BuildError::io("make", &spec.cache, e))?;
@@ -278,7 +300,9 @@ pub fn build(spec: &BuildSpec, progress: &mut dyn FnMut(Progress)) -> Result<Man
     let image = Image { kernel, initrd: archive.encode(), cmdline: spec.cmdline.clone() };
     let manifest = Manifest {
         version: 1,
+        label: spec.label.clone(),
         files: image.files().digests(),
+        snp: manifest::snp_launches(&image, spec.max_vcpus)?,
         kernel: pin,
         content: content(&archive),
     };
@@ -352,10 +376,12 @@ fn write(folder: &Path, image: &Image, manifest: &Manifest) -> Result<(), BuildE
     // The manifest goes first and comes last, so that an interrupted build
     // leaves no manifest beside files that it does not describe.
     let _ = fs::remove_file(folder.join(MANIFEST));
-    let files: [(&str, &[u8]); 4] = [
+    let reference = manifest.reference_values();
+    let files: [(&str, &[u8]); 5] = [
         (KERNEL, &image.kernel),
         (INITRD, &image.initrd),
         (CMDLINE, image.cmdline.as_bytes()),
+        (REFERENCE, reference.as_bytes()),
         (MANIFEST, text.as_bytes()),
     ];
     for (name, bytes) in files {

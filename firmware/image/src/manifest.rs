@@ -16,12 +16,36 @@ use crate::{BuildError, CMDLINE, INITRD, KERNEL, MANIFEST};
 pub struct Manifest {
     /// The format's version, 1.
     pub version: u32,
+    /// The image's name in reference values and results.
+    pub label: String,
     /// SHA-256 of kernel, initramfs and command line.
     pub files: LaunchDigests,
+    /// The SEV-SNP launch digest for each number of vCPUs.
+    pub snp: Vec<SnpLaunch>,
     /// The package that the kernel and its modules come from.
     pub kernel: KernelPin,
     /// The files in the initramfs, in its order.
     pub content: Vec<Content>,
+}
+
+/// What an SEV-SNP launch of the plain page list measures to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnpLaunch {
+    /// How many vCPUs.
+    pub vcpus: u32,
+    /// The launch digest, 96 hex digits.
+    pub measurement: String,
+}
+
+/// The launch digests of `image` with 1 to `max_vcpus` vCPUs.
+pub(crate) fn snp_launches(image: &Image, max_vcpus: u32) -> Result<Vec<SnpLaunch>, BuildError> {
+    (1..=max_vcpus)
+        .map(|vcpus| {
+            let measurement = hex::encode(image.files().snp_measurement(vcpus)?);
+            Ok(SnpLaunch { vcpus, measurement })
+        })
+        .collect()
 }
 
 /// One file of the initramfs.
@@ -66,6 +90,25 @@ impl Manifest {
             });
         }
         Ok(manifest)
+    }
+
+    /// What a verifier needs to know this image (docs/formats/policy.md).
+    ///
+    /// The image enforces two properties itself: it has its own kernel, and it
+    /// has no driver for a network card.
+    pub fn reference_values(&self) -> String {
+        let measurements: Vec<_> =
+            self.snp.iter().map(|launch| format!("    \"{}\",\n", launch.measurement)).collect();
+        format!(
+            "[[image]]\nlabel = \"{}\"\nproperties = [\"own_kernel\", \"mediated\"]\n\
+             snp_measurements = [\n{}]\n\n\
+             [[image.launch]]\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"{}\"\n",
+            self.label,
+            measurements.concat(),
+            hex::encode(self.files.kernel),
+            hex::encode(self.files.initrd),
+            hex::encode(self.files.cmdline),
+        )
     }
 
     /// Compares the files in `folder` with this manifest.

@@ -36,7 +36,7 @@ fn same_inputs_same_bytes_and_one_changed_byte_is_found() {
     let second = build(&spec(work.path(), "b"), &mut |_| {}).unwrap();
     println!("image built again in {:?}", started.elapsed());
     assert_eq!(first, second);
-    for file in ["kernel", "initrd", "cmdline", "manifest.toml"] {
+    for file in ["kernel", "initrd", "cmdline", "manifest.toml", "reference.toml"] {
         let read = |image: &str| fs::read(work.path().join(image).join(file)).unwrap();
         assert!(read("a") == read("b"), "{file}");
     }
@@ -50,6 +50,12 @@ fn same_inputs_same_bytes_and_one_changed_byte_is_found() {
     let manifest = Manifest::read(&image).unwrap();
     assert_eq!(manifest, first);
     manifest.check(&image).unwrap();
+    let text = fs::read_to_string(image.join("reference.toml")).unwrap();
+    let values = casemate_attestation::ReferenceValues::from_toml(&text).unwrap();
+    assert_eq!(values.by_launch(&manifest.files).unwrap().label, "casemate");
+    let digest = casemate_image::Image::read(&image).unwrap().files().snp_measurement(2).unwrap();
+    assert!(values.by_snp_measurement(&digest).is_some());
+
     fs::write(image.join("cmdline"), "quieT").unwrap();
     let error = manifest.check(&image).unwrap_err();
     assert!(matches!(error, BuildError::FileDigest { file: "cmdline", .. }), "{error}");
