@@ -15,6 +15,7 @@ pub mod cose;
 pub mod crypto;
 pub mod error;
 pub mod evidence;
+pub mod gpu;
 pub mod host_claim;
 pub mod identity;
 pub mod measure;

@@ -1,6 +1,7 @@
 //! Tasks of this repository: `cargo run -p xtask -- TASK`.
 
 mod tidy;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["tidy"] => tidy::run(),
+        ["vectors", dir] => vectors::run(std::path::Path::new(dir)),
         _ => {
             eprintln!("{USAGE}");
             Ok(ExitCode::from(2))

@@ -1,0 +1,299 @@
+//! One GPU or NVSwitch: its report, its chain, its manifests, its revocation.
+
+use std::sync::Arc;
+
+use crate::anchors::{Anchor, NvidiaAnchor};
+use crate::crypto::Scheme;
+use crate::time::UnixTime;
+use crate::wire;
+use crate::x509::{Certificate, PemLimits, certificates_from_pem};
+
+use super::chain::{self, DEVICE};
+use super::code::{Code, Finding, Source};
+use super::compare::Comparison;
+use super::facts::{DeviceKind, Facts};
+use super::fwid;
+use super::memo::Memo;
+use super::report::Report;
+use super::revocation::{self, Revocation};
+use super::rim::Checked;
+use super::roots::Roots;
+
+/// NVML's chain has about 4500 bytes; eight blocks leave room to say "too long".
+const CHAIN_LIMITS: PemLimits = PemLimits { bytes: 16 * 1024, blocks: 8 };
+
+/// Verifies device evidence under fixed anchors. It remembers the signatures
+/// that it checked, and may be shared between threads.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    roots: Roots,
+    memo: Memo,
+}
+
+/// The evidence of one device and what was found to judge it by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeviceEvidence<'a> {
+    /// The SPDM request and response.
+    pub report: &'a [u8],
+    /// The device's certificates in PEM, leaf first.
+    pub chain: &'a [u8],
+    /// Reference manifests, each for one part of the device.
+    pub manifests: &'a [(Source, &'a [u8])],
+    /// OCSP responses in DER, in any order.
+    pub ocsp: &'a [&'a [u8]],
+}
+
+/// How far the evidence goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing is wrong, and every part of the device was compared.
+    Pass,
+    /// Nothing is wrong, but a manifest is missing: the device is not affirmed.
+    Partial,
+    /// Something is wrong.
+    Fail,
+}
+
+/// A manifest that was used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    /// The part of the device it was used for.
+    pub source: Source,
+    /// SHA-256 of the document; an id alone may name several.
+    pub sha256: [u8; 32],
+    /// When its signer's chain stops being valid.
+    pub not_after: Option<UnixTime>,
+    /// The anchor that its signer leads to.
+    pub anchor: Option<String>,
+}
+
+/// Everything that was found out about one device.
+#[derive(Debug, Clone)]
+pub struct DeviceResult {
+    /// What is wrong, in the order of the checks.
+    pub findings: Vec<Finding>,
+    /// What the device says, unless its report does not parse. Believe it only
+    /// if there is no finding.
+    pub facts: Option<Facts>,
+    /// The comparison, if a manifest came.
+    pub comparison: Option<Comparison>,
+    /// The manifests.
+    pub manifests: Vec<Used>,
+    /// What responders say of the certificates.
+    pub revocation: Vec<Revocation>,
+    /// The root that the chain leads to, if it does.
+    pub anchor: Option<Anchor>,
+}
+
+impl Verifier {
+    /// A verifier that accepts what leads to `anchors`.
+    pub fn new(anchors: &[NvidiaAnchor]) -> Self {
+        Self { roots: Roots::new(anchors), memo: Memo::default() }
+    }
+
+    /// Reads and checks a manifest; its dates are checked when it is used.
+    pub fn manifest(&self, bytes: &[u8]) -> Arc<Checked> {
+        Checked::new(bytes, &self.roots, &self.memo)
+    }
+
+    /// Judges one device at the time `now`. Without a `nonce` to compare with,
+    /// nothing is said about freshness.
+    pub fn device(
+        &self,
+        evidence: &DeviceEvidence<'_>,
+        nonce: Option<&[u8; 32]>,
+        now: UnixTime,
+    ) -> DeviceResult {
+        let manifests: Vec<_> = evidence
+            .manifests
+            .iter()
+            .map(|(source, bytes)| (*source, self.manifest(bytes)))
+            .collect();
+        self.device_with(evidence, &manifests, nonce, now)
+    }
+
+    /// The same with manifests that were read before; those of `evidence` are ignored.
+    pub fn device_with(
+        &self,
+        evidence: &DeviceEvidence<'_>,
+        manifests: &[(Source, Arc<Checked>)],
+        nonce: Option<&[u8; 32]>,
+        now: UnixTime,
+    ) -> DeviceResult {
+        let mut result = DeviceResult {
+            findings: Vec::new(),
+            facts: None,
+            comparison: None,
+            manifests: Vec::new(),
+            revocation: Vec::new(),
+            anchor: None,
+        };
+        match Report::parse(evidence.report) {
+            Ok(report) => self.fill(&mut result, &report, evidence, manifests, nonce, now),
+            Err(finding) => result.findings.push(finding),
+        }
+        result
+    }
+
+    fn fill(
+        &self,
+        result: &mut DeviceResult,
+        report: &Report<'_>,
+        evidence: &DeviceEvidence<'_>,
+        manifests: &[(Source, Arc<Checked>)],
+        nonce: Option<&[u8; 32]>,
+        now: UnixTime,
+    ) {
+        let chain = match certificates_from_pem(evidence.chain, CHAIN_LIMITS) {
+            Ok(chain) => chain,
+            Err(error) => {
+                result.findings.push(chain::because(Code::ChainParse, error));
+                Vec::new()
+            }
+        };
+        self.check_chain(result, &chain, now);
+        let signed = check_report(result, report, chain.first(), nonce);
+        match Facts::read(report, &chain, signed) {
+            Ok(facts) => {
+                result.findings.extend(facts.contradictions());
+                check_manifests(result, &facts, manifests, now);
+                compare(result, report, &facts, manifests);
+                result.facts = Some(facts);
+            }
+            Err(finding) => result.findings.push(finding),
+        }
+        self.check_revocation(result, &chain, manifests, evidence.ocsp, now);
+    }
+
+    fn check_chain(&self, result: &mut DeviceResult, chain: &[Certificate], now: UnixTime) {
+        if chain.is_empty() {
+            return;
+        }
+        match chain::check(&DEVICE, chain, &self.roots.devices, &self.memo) {
+            Ok(anchor) => {
+                result.anchor = Some(anchor.clone());
+                result.findings.extend(chain::check_dates(&DEVICE, chain, now).err());
+            }
+            Err(finding) => result.findings.push(finding),
+        }
+    }
+
+    /// Looks for every certificate's status; being revoked is a finding, the
+    /// rest is the policy's to judge. A chain that leads nowhere is not asked about.
+    fn check_revocation(
+        &self,
+        result: &mut DeviceResult,
+        chain: &[Certificate],
+        manifests: &[(Source, Arc<Checked>)],
+        ocsp: &[&[u8]],
+        now: UnixTime,
+    ) {
+        let responses = revocation::Responses::parse(ocsp);
+        if result.anchor.is_some() {
+            // The leaf names no responder (docs/formats/gpu-binding.md).
+            result.revocation.extend(responses.chain(None, chain, 1, now, &self.memo));
+        }
+        for (source, checked) in manifests.iter().filter(|(_, one)| one.anchor.is_some()) {
+            let found = responses.chain(Some(*source), &checked.chain, 0, now, &self.memo);
+            result.revocation.extend(found);
+        }
+        let revoked: Vec<_> = result.revocation.iter().filter_map(Revocation::revoked).collect();
+        result.findings.extend(revoked);
+    }
+}
+
+impl DeviceResult {
+    /// How far the evidence goes, by the vendor's word alone.
+    pub fn outcome(&self) -> Outcome {
+        let needed = match &self.facts {
+            Some(facts) => facts.kind.sources(),
+            None => return Outcome::Fail,
+        };
+        let has = |source: &Source| self.manifests.iter().any(|used| used.source == *source);
+        match (self.findings.is_empty(), needed.iter().all(has)) {
+            (false, _) => Outcome::Fail,
+            (true, true) => Outcome::Pass,
+            (true, false) => Outcome::Partial,
+        }
+    }
+
+    /// The names of the findings, each once, in the order of the checks.
+    pub fn codes(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for name in self.findings.iter().map(Finding::name) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}
+
+/// Checks signature, nonce and firmware; tells whether the signature holds.
+fn check_report(
+    result: &mut DeviceResult,
+    report: &Report<'_>,
+    leaf: Option<&Certificate>,
+    nonce: Option<&[u8; 32]>,
+) -> bool {
+    let scheme = Scheme::EcdsaP384Sha384Raw;
+    let signed =
+        leaf.is_some_and(|leaf| leaf.key().verify(scheme, report.signed, &report.signature));
+    if !signed {
+        let (expected, actual) = ("one by the leaf's key", "one that does not verify");
+        let field = "signature of the report";
+        result.findings.push(Finding::new(Code::ReportSignature, field, expected, actual));
+    }
+    if let Some(nonce) = nonce.filter(|nonce| report.nonce != **nonce) {
+        let (expected, actual) = (wire::hex(nonce), wire::hex(&report.nonce));
+        result.findings.push(Finding::new(Code::NonceMismatch, "nonce", expected, actual));
+    }
+    let reported = report.opaque.fwid();
+    if let (Ok(Some(reported)), Some(leaf)) = (reported, leaf) {
+        let certified = fwid::certified(leaf);
+        if certified != Some(reported) {
+            let expected = certified.map_or("(none certified)".into(), |one| wire::hex(&one));
+            let actual = wire::hex(&reported);
+            result.findings.push(Finding::new(Code::FwidMismatch, "firmware id", expected, actual));
+        }
+    }
+    signed
+}
+
+fn check_manifests(
+    result: &mut DeviceResult,
+    facts: &Facts,
+    manifests: &[(Source, Arc<Checked>)],
+    now: UnixTime,
+) {
+    for (source, checked) in manifests {
+        let mut findings = checked.findings_at(now);
+        findings.extend(facts.manifest_mismatch(*source, checked.manifest.as_ref()));
+        result.findings.extend(findings.into_iter().map(|finding| finding.of(*source)));
+        result.manifests.push(Used {
+            source: *source,
+            sha256: checked.sha256,
+            not_after: checked.not_after(),
+            anchor: checked.anchor.as_ref().map(|anchor| anchor.label.clone()),
+        });
+    }
+}
+
+fn compare(
+    result: &mut DeviceResult,
+    report: &Report<'_>,
+    facts: &Facts,
+    manifests: &[(Source, Arc<Checked>)],
+) {
+    let readable: Vec<_> = manifests
+        .iter()
+        .filter_map(|(source, checked)| Some((*source, checked.manifest.as_ref()?)))
+        .collect();
+    if readable.is_empty() {
+        return;
+    }
+    let nvdec0 = if facts.kind == DeviceKind::Gpu { facts.nvdec0 } else { None };
+    let comparison = Comparison::new(report, nvdec0, &readable);
+    result.findings.extend(comparison.findings());
+    result.comparison = Some(comparison);
+}
