@@ -1,1 +1,23 @@
 //! Durable storage of the log: write-ahead log, tiles, checkpoints.
+//!
+//! A leaf is in the log once its record in the write-ahead log is on disk
+//! (one `fdatasync` for all leaves that wait). Tiles are derived from it and
+//! made again when they are missing. A checkpoint is signed over durable
+//! leaves only, by one process, after looking at the last one signed: a log
+//! never has two heads. An error of the disk stops the log for good; nothing
+//! is taken that could be lost.
+//!
+//! Read [`Log`] first, then `wal.rs` for what survives a crash.
+
+#![forbid(unsafe_code)]
+
+mod crc;
+mod error;
+mod files;
+mod log;
+mod publish;
+mod tree;
+mod wal;
+
+pub use error::StoreError;
+pub use log::{Log, Options, Proof};

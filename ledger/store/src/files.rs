@@ -1,0 +1,44 @@
+//! Files that are whole or not there: written beside, synced, renamed.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::StoreError;
+
+/// Replaces `path` by `bytes`; the name is durable after [`sync_directory`].
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let directory = parent(path);
+    fs::create_dir_all(&directory)
+        .map_err(|error| StoreError::io("creating", &directory, error))?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    let temporary = directory.join(name);
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|error| StoreError::io("writing", &temporary, error))?;
+    fs::rename(&temporary, path).map_err(|error| StoreError::io("renaming to", path, error))
+}
+
+/// Makes the names in `directory` durable.
+pub(crate) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
+    File::open(directory)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| StoreError::io("syncing", directory, error))
+}
+
+/// The whole of `path`, or nothing if there is no such file.
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("reading", path, error)),
+    }
+}
+
+/// The directory that holds `path`.
+pub(crate) fn parent(path: &Path) -> PathBuf {
+    path.parent().map(Path::to_owned).unwrap_or_default()
+}
