@@ -80,7 +80,7 @@ impl Read {
 }
 
 /// The bytes of the base64url text in `field`, without padding.
-pub fn decode(field: &str, text: &str, limit: usize) -> Result<Vec<u8>, Denial> {
+pub(crate) fn decode(field: &str, text: &str, limit: usize) -> Result<Vec<u8>, Denial> {
     let bytes = URL_SAFE_NO_PAD
         .decode(text)
         .map_err(|error| Denial::field(field, "base64url without padding", error.to_string()))?;
@@ -92,7 +92,7 @@ pub fn decode(field: &str, text: &str, limit: usize) -> Result<Vec<u8>, Denial> 
 }
 
 /// The `N` bytes of the base64url text in `field`.
-pub fn decode_fixed<const N: usize>(field: &str, text: &str) -> Result<[u8; N], Denial> {
+pub(crate) fn decode_fixed<const N: usize>(field: &str, text: &str) -> Result<[u8; N], Denial> {
     let bytes = decode(field, text, usize::MAX)?;
     let actual = bytes.len();
     bytes
@@ -101,7 +101,7 @@ pub fn decode_fixed<const N: usize>(field: &str, text: &str) -> Result<[u8; N], 
 }
 
 /// Bytes as the API writes them.
-pub fn encode(bytes: &[u8]) -> String {
+pub(crate) fn encode(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 

@@ -10,11 +10,11 @@ use casemate_attestation::{UnixTime, crypto};
 use crate::denial::{Code, Denial};
 
 /// The bytes of a nonce: 12 random, 8 of sealed time, 16 of tag.
-pub const NONCE_BYTES: usize = NONCE_LEN + 8 + 16;
+pub(crate) const NONCE_BYTES: usize = NONCE_LEN + 8 + 16;
 
 /// Makes and opens nonces.
 #[derive(Debug)]
-pub struct Challenger {
+pub(crate) struct Challenger {
     // AES-GCM-SIV (RFC 8452): a repeated random value reveals nothing and
     // forges nothing, which plain GCM cannot say.
     key: LessSafeKey,
@@ -23,7 +23,7 @@ pub struct Challenger {
 
 /// A nonce that this verifier made for this connection and that is not too old.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fresh {
+pub(crate) struct Fresh {
     /// The nonce itself, as it is bound into the evidence.
     pub nonce: Vec<u8>,
     /// When it is too old, and can be forgotten.
@@ -32,7 +32,7 @@ pub struct Fresh {
 
 impl Challenger {
     /// A challenger with `key`, whose nonces live `lifetime_seconds`.
-    pub fn new(
+    pub(crate) fn new(
         key: &[u8; 32],
         lifetime_seconds: u64,
     ) -> Result<Self, aws_lc_rs::error::Unspecified> {
@@ -41,7 +41,7 @@ impl Challenger {
     }
 
     /// A new nonce for the connection whose exporter is `channel`.
-    pub fn issue(&self, channel: &[u8; 32], now: UnixTime) -> Result<Fresh, Denial> {
+    pub(crate) fn issue(&self, channel: &[u8; 32], now: UnixTime) -> Result<Fresh, Denial> {
         let internal = |_| Denial::new(Code::Internal, "challenge", "random bytes", "none");
         let mut random = [0; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut random).map_err(internal)?;
@@ -55,7 +55,12 @@ impl Challenger {
     }
 
     /// Opens a nonce that came back on the connection `channel`.
-    pub fn open(&self, nonce: &[u8], channel: &[u8; 32], now: UnixTime) -> Result<Fresh, Denial> {
+    pub(crate) fn open(
+        &self,
+        nonce: &[u8],
+        channel: &[u8; 32],
+        now: UnixTime,
+    ) -> Result<Fresh, Denial> {
         let foreign = |actual: &str| {
             let expected = "a nonce made by this verifier for this connection";
             Denial::new(Code::NonceForeign, "nonce", expected, actual)
@@ -84,7 +89,7 @@ impl Challenger {
 
 impl Fresh {
     /// What the store remembers of a used nonce.
-    pub fn digest(&self) -> [u8; 32] {
+    pub(crate) fn digest(&self) -> [u8; 32] {
         crypto::sha256(&self.nonce)
     }
 }

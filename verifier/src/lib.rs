@@ -6,29 +6,36 @@
 //! attested key; what was decided is on the disk before the answer leaves.
 //! Nothing in the configuration weakens a check.
 //!
-//! Start reading at [`routes`], then `release`.
+//! Start reading at `routes.rs`, then `attest.rs` and `release.rs`.
 
 mod admin;
-pub mod body;
-pub mod challenge;
+mod admitted;
+mod attest;
+mod body;
+mod challenge;
 mod clock;
 mod config;
 mod denial;
-pub mod identity;
+mod identity;
+mod judge;
 mod keys;
 mod pki;
+mod release;
 pub mod routes;
 mod server;
 mod service;
-pub mod store;
+mod store;
 mod tls;
-pub mod vault;
+mod vault;
 mod verifier;
 
 pub use admin::{AdminError, Command, Reply, SecretTerms, Status, call};
+pub use attest::Given;
 pub use clock::Clock;
 pub use config::{Config, ConfigError, Lifetimes, Limits, Listen, Task};
 pub use denial::{Check, Code, Denial};
+pub use identity::IdentityCa;
+pub use judge::DocumentError;
 pub use keys::KeyError;
 pub use service::{Error, Service, run};
 pub use store::{AuditRow, Lease, Store, StoreError};

@@ -1,14 +1,20 @@
 //! HTTP to types and back; no judgement.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_attestation::release::MAX_RELEASE_PROOF_BYTES;
 use http_body_util::Full;
 use hyper::body::{Body, Bytes};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
+use crate::attest::{self, Brought};
 use crate::body;
+use crate::challenge::NONCE_BYTES;
 use crate::denial::{Code, Denial};
+use crate::release;
 use crate::tls::Channel;
 use crate::verifier::Verifier;
 
@@ -22,10 +28,29 @@ struct ChallengeAnswer {
     expires_at: u64,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AttestRequest {
+    nonce: String,
+    evidence: String,
+    identity_key: String,
+    sealing_key: String,
+    epoch: u64,
+    task: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReleaseRequest {
+    proof: String,
+}
+
+/// The largest integer that every JSON reader keeps exactly (RFC 8259 section 6).
+const MAX_EPOCH: u64 = (1 << 53) - 1;
 const SMALL_BODY: usize = 16 * 1024;
 
 /// Answers one request of the connection whose [`Channel`] is in its extensions.
-pub async fn answer<B>(verifier: &Verifier, request: Request<B>) -> Response<Full<Bytes>>
+pub async fn answer<B>(verifier: &Arc<Verifier>, request: Request<B>) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -41,19 +66,35 @@ where
     }
 }
 
-async fn route<B>(verifier: &Verifier, request: Request<B>) -> Result<Vec<u8>, Denial>
+async fn route<B>(verifier: &Arc<Verifier>, request: Request<B>) -> Result<Vec<u8>, Denial>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let (head, body) = request.into_parts();
+    let (head, request_body) = request.into_parts();
     let channel = head.extensions.get::<Channel>().copied();
     let channel = channel.ok_or_else(|| Denial::internal("a request without a channel"))?;
     let segments: Vec<&str> = head.uri.path().split('/').skip(1).collect();
     match segments.as_slice() {
         ["v1", "challenge"] => {
             only(&head.method, &Method::POST)?;
-            let body = verifier.bodies().read(body, SMALL_BODY).await?;
+            let body = verifier.bodies().read(request_body, SMALL_BODY).await?;
             challenge(verifier, &channel, body.json()?)
+        }
+        ["v1", "attest"] => {
+            only(&head.method, &Method::POST)?;
+            let limits = &verifier.config().limits;
+            // Base64 takes four bytes for three; the other fields are small.
+            let body = limits.evidence_bytes.div_ceil(3) * 4 + SMALL_BODY;
+            let body = verifier.bodies().read(request_body, body).await?;
+            let brought = brought(body.json()?, limits.evidence_bytes)?;
+            json(&attest::attest(verifier, &channel, brought).await?)
+        }
+        ["v1", "secrets", name] => {
+            only(&head.method, &Method::POST)?;
+            let body = verifier.bodies().read(request_body, SMALL_BODY).await?;
+            let ReleaseRequest { proof } = body.json()?;
+            let proof = body::decode("proof", &proof, MAX_RELEASE_PROOF_BYTES)?;
+            json(&release::release(verifier, &channel, name, &proof).await?)
         }
         ["v1", "leases", id] => {
             only(&head.method, &Method::GET)?;
@@ -70,6 +111,21 @@ fn challenge(
 ) -> Result<Vec<u8>, Denial> {
     let fresh = verifier.challenger().issue(&channel.attest, verifier.now())?;
     json(&ChallengeAnswer { nonce: body::encode(&fresh.nonce), expires_at: fresh.expires_at.0 })
+}
+
+fn brought(request: AttestRequest, evidence_bytes: usize) -> Result<Brought, Denial> {
+    if request.epoch > MAX_EPOCH {
+        let actual = request.epoch.to_string();
+        return Err(Denial::field("epoch", "at most 2^53 - 1", actual));
+    }
+    Ok(Brought {
+        nonce: body::decode("nonce", &request.nonce, NONCE_BYTES)?,
+        evidence: body::decode("evidence", &request.evidence, evidence_bytes)?,
+        identity_key: body::decode_fixed("identity_key", &request.identity_key)?,
+        sealing_key: body::decode_fixed("sealing_key", &request.sealing_key)?,
+        epoch: request.epoch,
+        task: request.task,
+    })
 }
 
 async fn lease(verifier: &Verifier, id: &str) -> Result<Vec<u8>, Denial> {

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::judge::DocumentError;
 use crate::keys::{KeyDir, KeyError};
 use crate::server::{self, Listener};
 use crate::store::StoreError;
@@ -25,6 +26,9 @@ pub enum Error {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A policy, reference values or trust anchors cannot be used.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     /// An address cannot be used.
     #[error("{what}: {source}")]
     Listen {

@@ -18,7 +18,8 @@ use sqlx::sqlite::{
 
 use crate::vault::Terms;
 
-pub use writer::{Attested, AuditRow, Leased, Refusal, Write};
+pub use writer::AuditRow;
+pub(crate) use writer::{Attested, Leased, Refusal, Write};
 
 mod writer;
 
@@ -42,7 +43,7 @@ pub enum StoreError {
 
 /// An identity that attested.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     /// Its SPIFFE ID.
     pub id: String,
     /// Its Ed25519 key.
@@ -77,13 +78,13 @@ pub struct Lease {
 }
 
 /// The most rows that one listing returns.
-pub const MAX_LISTED: u32 = 1000;
+pub(crate) const MAX_LISTED: u32 = 1000;
 const READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Store {
     /// Opens the database at `path`, making it and its tables if they are not there.
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -106,12 +107,12 @@ impl Store {
     }
 
     /// Does `write` with its audit row, durably, or refuses and leaves no trace.
-    pub async fn write(&self, write: Write) -> Result<Result<(), Refusal>, StoreError> {
+    pub(crate) async fn write(&self, write: Write) -> Result<Result<(), Refusal>, StoreError> {
         self.writing.write(write).await
     }
 
     /// The identity `id`.
-    pub async fn sandbox(&self, id: &str) -> Result<Option<Sandbox>, StoreError> {
+    pub(crate) async fn sandbox(&self, id: &str) -> Result<Option<Sandbox>, StoreError> {
         let row = sqlx::query(
             "SELECT id, identity_key, sealing_key, task, bundle, expires_at, revoked_at
              FROM sandboxes WHERE id = $1",
@@ -123,7 +124,7 @@ impl Store {
     }
 
     /// The attestation bundle with SHA-256 `digest`.
-    pub async fn bundle(&self, digest: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(crate) async fn bundle(&self, digest: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
         let row = sqlx::query("SELECT bytes FROM bundles WHERE digest = $1")
             .bind(&digest[..])
             .fetch_optional(&self.reading)
@@ -132,7 +133,7 @@ impl Store {
     }
 
     /// The terms and the sealed value of the secret `name`.
-    pub async fn secret(&self, name: &str) -> Result<Option<(Terms, Vec<u8>)>, StoreError> {
+    pub(crate) async fn secret(&self, name: &str) -> Result<Option<(Terms, Vec<u8>)>, StoreError> {
         let row =
             sqlx::query("SELECT name, risk, ttl_seconds, sealed FROM secrets WHERE name = $1")
                 .bind(name)
@@ -142,7 +143,7 @@ impl Store {
     }
 
     /// The terms of all secrets, by name.
-    pub async fn secrets(&self) -> Result<Vec<Terms>, StoreError> {
+    pub(crate) async fn secrets(&self) -> Result<Vec<Terms>, StoreError> {
         let rows =
             sqlx::query("SELECT name, risk, ttl_seconds FROM secrets ORDER BY name LIMIT $1")
                 .bind(MAX_LISTED)
@@ -152,7 +153,7 @@ impl Store {
     }
 
     /// The lease `id`.
-    pub async fn lease(&self, id: &str) -> Result<Option<Lease>, StoreError> {
+    pub(crate) async fn lease(&self, id: &str) -> Result<Option<Lease>, StoreError> {
         let row = sqlx::query(
             "SELECT id, secret, sandbox, released_at, expires_at, revoked_at
              FROM leases WHERE id = $1",
@@ -164,7 +165,7 @@ impl Store {
     }
 
     /// The newest leases, newest first.
-    pub async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+    pub(crate) async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, secret, sandbox, released_at, expires_at, revoked_at
              FROM leases ORDER BY released_at DESC, id LIMIT $1",
@@ -176,7 +177,7 @@ impl Store {
     }
 
     /// The newest `limit` audit rows, oldest first.
-    pub async fn audit(&self, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
+    pub(crate) async fn audit(&self, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT at, event, outcome, subject, detail FROM audit ORDER BY seq DESC LIMIT $1",
         )

@@ -8,15 +8,15 @@ use casemate_attestation::Risk;
 use zeroize::Zeroizing;
 
 /// The largest secret that is stored.
-pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_SECRET_BYTES: usize = 64 * 1024;
 
 /// The key under which secrets lie in the store.
 #[derive(Debug)]
-pub struct Vault(LessSafeKey);
+pub(crate) struct Vault(LessSafeKey);
 
 /// A secret's terms: everything about it but its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
+pub(crate) struct Terms {
     /// The secret's name.
     pub name: String,
     /// The harm that its loss could do.
@@ -28,19 +28,19 @@ pub struct Terms {
 /// The sealed secret does not open: another key file, or changed bytes or terms.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("secret {name}: expected it sealed by this key file under these terms, got other bytes")]
-pub struct VaultError {
+pub(crate) struct VaultError {
     /// The secret's name.
     pub name: String,
 }
 
 impl Vault {
     /// The vault with `key`.
-    pub fn new(key: &[u8; 32]) -> Result<Self, aws_lc_rs::error::Unspecified> {
+    pub(crate) fn new(key: &[u8; 32]) -> Result<Self, aws_lc_rs::error::Unspecified> {
         Ok(Self(LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, key)?)))
     }
 
     /// Seals `value` under `terms`.
-    pub fn seal(&self, terms: &Terms, value: &[u8]) -> Result<Vec<u8>, VaultError> {
+    pub(crate) fn seal(&self, terms: &Terms, value: &[u8]) -> Result<Vec<u8>, VaultError> {
         let refuse = |_| VaultError { name: terms.name.clone() };
         let mut random = [0; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut random).map_err(refuse)?;
@@ -54,7 +54,11 @@ impl Vault {
     }
 
     /// Opens what [`Self::seal`] made under the same terms.
-    pub fn open(&self, terms: &Terms, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    pub(crate) fn open(
+        &self,
+        terms: &Terms,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let refuse = || VaultError { name: terms.name.clone() };
         let (random, sealed) = sealed.split_at_checked(NONCE_LEN).ok_or_else(refuse)?;
         let unique = Nonce::try_assume_unique_for_key(random).map_err(|_| refuse())?;

@@ -1,17 +1,22 @@
 //! Everything that a request is answered from.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use casemate_attestation::UnixTime;
+use casemate_attestation::{Binding, Endorsements, Evidence, UnixTime, crypto};
+use tokio::sync::Semaphore;
 
 use crate::Error;
+use crate::admitted::{Admitted, Cache, revoked};
 use crate::body::BodyMemory;
 use crate::challenge::Challenger;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::denial::{Code, Denial};
 use crate::identity::IdentityCa;
+use crate::judge::{Judge, Judged};
 use crate::keys::KeyDir;
-use crate::store::Store;
+use crate::store::{Sandbox, Store};
 use crate::tls::Tls;
 use crate::vault::Vault;
 
@@ -25,6 +30,9 @@ pub struct Verifier {
     vault: Vault,
     store: Store,
     bodies: BodyMemory,
+    judge: Arc<Judge>,
+    judging: Semaphore,
+    admitted: Cache,
 }
 
 /// The files that others must be given before they can use this verifier.
@@ -49,6 +57,9 @@ impl Verifier {
             vault: Vault::new(&secrets_key).map_err(|_| Error::Backend)?,
             store: Store::open(&keys.path("verifier.db")).await?,
             bodies: BodyMemory::new(config.limits.body_memory_mib),
+            judge: Arc::new(Judge::load(&config)?),
+            judging: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            admitted: Cache::default(),
             config,
             clock,
         })
@@ -80,6 +91,68 @@ impl Verifier {
 
     pub(crate) fn vault(&self) -> &Vault {
         &self.vault
+    }
+
+    /// Judges evidence beside the tasks that serve connections, as many at once
+    /// as there are processors.
+    pub(crate) async fn judge(
+        &self,
+        evidence: Evidence,
+        endorsements: Endorsements,
+        binding: Binding,
+        now: UnixTime,
+    ) -> Result<Judged, Denial> {
+        self.judging(move |judge| judge.judge(&evidence, &endorsements, &binding, now)).await
+    }
+
+    /// The sandbox `id` as it was last admitted, if it stands.
+    pub(crate) async fn admitted(&self, id: &str) -> Result<Arc<Admitted>, Denial> {
+        let sandbox = self.store.sandbox(id).await?.ok_or_else(|| {
+            let expected = "a sandbox that this verifier admitted";
+            Denial::new(Code::NotAttested, "sandbox", expected, id)
+        })?;
+        if sandbox.revoked_at.is_some() {
+            return Err(revoked(id));
+        }
+        match self.admitted.get(id, &sandbox.bundle) {
+            Some(admitted) => Ok(admitted),
+            None => self.admit_again(sandbox).await,
+        }
+    }
+
+    /// Keeps `admitted` for the requests to come.
+    pub(crate) fn keep(&self, admitted: Arc<Admitted>) {
+        self.admitted.put(admitted);
+    }
+
+    /// Makes the working copy of `sandbox` from its stored bundle.
+    async fn admit_again(&self, sandbox: Sandbox) -> Result<Arc<Admitted>, Denial> {
+        let bundle = self.store.bundle(&sandbox.bundle).await?;
+        let bundle = bundle.filter(|bytes| crypto::sha256(bytes) == sandbox.bundle);
+        let bundle = bundle.ok_or_else(|| Denial::internal("a bundle is gone or changed"))?;
+        let (judged, binding) = self.judging(move |judge| judge.judge_again(&bundle)).await?;
+        if self.identities.sandbox_id(&binding.identity_key) != sandbox.id {
+            return Err(Denial::internal("a bundle of another identity"));
+        }
+        let admitted = Arc::new(Admitted {
+            sandbox: sandbox.id,
+            identity_key: binding.identity_key,
+            sealing_key: binding.sealing_key,
+            task: sandbox.task,
+            bundle: sandbox.bundle,
+            appraisal: Arc::new(judged.appraisal),
+        });
+        self.keep(admitted.clone());
+        Ok(admitted)
+    }
+
+    async fn judging<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Judge) -> Result<T, Denial> + Send + 'static,
+    ) -> Result<T, Denial> {
+        let _turn = self.judging.acquire().await.map_err(Denial::internal)?;
+        let judge = self.judge.clone();
+        tokio::task::spawn_blocking(move || act(&judge)).await.map_err(Denial::internal)?
     }
 
     pub(crate) fn bodies(&self) -> &BodyMemory {

@@ -13,7 +13,7 @@ use crate::vault::Terms;
 
 /// One durable act. Its audit row is written with it or not at all.
 #[derive(Debug, Clone)]
-pub enum Write {
+pub(crate) enum Write {
     /// A challenge was answered and the evidence affirmed.
     Attested(Box<Attested>),
     /// A challenge was answered and refused: the nonce is used up all the same.
@@ -54,7 +54,7 @@ pub enum Write {
 
 /// An affirmed attestation.
 #[derive(Debug, Clone)]
-pub struct Attested {
+pub(crate) struct Attested {
     /// Digest and end of the nonce.
     pub nonce: ([u8; 32], UnixTime),
     /// The identity as it stands from now on.
@@ -69,7 +69,7 @@ pub struct Attested {
 
 /// A lease of a secret.
 #[derive(Debug, Clone)]
-pub struct Leased {
+pub(crate) struct Leased {
     /// The lease's id.
     pub id: String,
     /// The secret's name.
@@ -99,7 +99,7 @@ pub struct AuditRow {
 
 /// What a write found when it compared inside the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The nonce was used before.
     NonceUsed,
     /// The identity was revoked.
