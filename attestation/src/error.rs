@@ -78,6 +78,7 @@ reasons! {
     Unsupported, "unsupported", "unsupported", "The evidence is of a kind that this verifier does not verify.";
     Limit, "limit", "length", "An input is larger than the limit for its kind.";
     Length, "length", "length", "The evidence or one of its parts has the wrong length.";
+    TrailingBytes, "trailing-bytes", "trailing", "Bytes that are not zero follow the evidence.";
     Version, "version", "version", "The format's version is not one that is known.";
     Reserved, "reserved", "reserved", "A field that must be zero is not.";
     Malformed, "malformed", "malformed", "A structure is not well-formed.";

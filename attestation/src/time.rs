@@ -20,17 +20,22 @@ impl UnixTime {
             return None;
         }
         let number = |range: core::ops::Range<usize>| digits.get(range)?.parse::<u64>().ok();
-        let (year, month, day) = (number(0..4)?, number(4..6)?, number(6..8)?);
+        let days = days_since_1970(number(0..4)?, number(4..6)?, number(6..8)?)?;
         let (hour, minute, second) = (number(8..10)?, number(10..12)?, number(12..14)?);
-        let in_range = (1970..=9999).contains(&year)
-            && (1..=12).contains(&month)
-            && (1..=31).contains(&day)
-            && hour < 24
-            && minute < 60
-            && second < 60;
-        let seconds = days(year, month, day).saturating_mul(86_400);
-        let in_day = hour.saturating_mul(3600).saturating_add(minute.saturating_mul(60));
-        in_range.then(|| UnixTime(seconds.saturating_add(in_day).saturating_add(second)))
+        let in_range = hour < 24 && minute < 60 && second < 60;
+        in_range.then_some(Self(days * 86_400 + hour * 3_600 + minute * 60 + second))
+    }
+
+    /// The time written exactly as `YYYY-MM-DDThh:mm:ssZ` (RFC 3339).
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let (date, time) = text.split_once('T')?;
+        let at = |text: &str, separator: char, positions: [usize; 2]| {
+            positions.into_iter().eq(text.match_indices(separator).map(|(at, _)| at))
+        };
+        if !at(date, '-', [4, 7]) || !at(time, ':', [2, 5]) {
+            return None;
+        }
+        Self::from_generalized(&[date.replace('-', ""), time.replace(':', "")].concat())
     }
 }
 
@@ -46,23 +51,19 @@ impl fmt::Display for UnixTime {
     }
 }
 
-/// Days since 1970-01-01 in the Gregorian calendar. The year is counted from
-/// March, so that the leap day comes last.
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let (year, month) = if month > 2 {
-        (year, month.saturating_sub(3))
-    } else {
-        (year.saturating_sub(1), month.saturating_add(9))
-    };
-    let leap_days = (year / 4).saturating_sub(year / 100).saturating_add(year / 400);
-    let before_month = month.saturating_mul(153).saturating_add(2) / 5;
-    let total = year
-        .saturating_mul(365)
-        .saturating_add(leap_days)
-        .saturating_add(before_month)
-        .saturating_add(day);
-    // 719469 is the same sum for 1970-01-01.
-    total.saturating_sub(719_469)
+/// Days since 1970-01-01 in the Gregorian calendar, if there is such a day.
+fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let february = if leap { 29 } else { 28 };
+    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let index = usize::try_from(month.checked_sub(1)?).ok()?;
+    if day == 0 || day > *months.get(index)? {
+        return None;
+    }
+    // Leap days before `year`, counted from year 0 of the calendar.
+    let leap_days = |year: u64| year / 4 - year / 100 + year / 400;
+    let past_years = year.checked_sub(1970)? * 365 + leap_days(year - 1) - leap_days(1969);
+    Some(past_years + months.iter().take(index).sum::<u64>() + day - 1)
 }
 
 #[cfg(test)]
@@ -81,6 +82,30 @@ mod tests {
             "20251321064707Z",
             "20250821064707+0",
             "2025082106x707Z",
+            "20250229000000Z",
+            "20250100000000Z",
+            "19691231235959Z",
+            "20250101240000Z",
+        ] {
+            assert_eq!(time(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn rfc3339_times_are_read_in_one_form() {
+        let time = |text| UnixTime::from_rfc3339(text).map(|time| time.0);
+        assert_eq!(time("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(time("2000-02-29T12:00:01Z"), Some(951_825_601));
+        assert_eq!(time("2025-09-29T18:29:22Z"), Some(1_759_170_562));
+        assert_eq!(time("2049-12-31T23:59:59Z"), Some(2_524_607_999));
+        for bad in [
+            "2025-09-29T18:29:22",
+            "2025-09-29 18:29:22Z",
+            "20250929T182922Z",
+            "2025-9-029T18:29:22Z",
+            "2025-02-29T00:00:00Z",
+            "+025-01-01T00:00:00Z",
+            "2025-01-01T00:00:00.5Z",
         ] {
             assert_eq!(time(bad), None, "{bad}");
         }

@@ -42,7 +42,7 @@ impl Crl {
             return Err(malformed("nothing after the CRL", format!("{} bytes", rest.len())));
         }
         let scheme = algorithm::scheme(&list.signature_algorithm)?;
-        if algorithm::scheme(&list.tbs_cert_list.signature)? != scheme {
+        if !super::der::names_one_algorithm(der, list.tbs_cert_list.as_ref()) {
             return Err(malformed("one signature algorithm, inside and outside", "two"));
         }
         let tbs: &[u8] = list.tbs_cert_list.as_ref();

@@ -7,6 +7,7 @@
 
 mod algorithm;
 mod crl;
+pub(crate) mod der;
 mod pem;
 
 pub use crl::{Crl, MAX_CRL_BYTES};
@@ -88,7 +89,7 @@ impl Certificate {
             ));
         }
         let scheme = algorithm::scheme(&certificate.signature_algorithm)?;
-        if algorithm::scheme(&tbs.signature)? != scheme {
+        if !der::names_one_algorithm(der, tbs.as_ref()) {
             return Err(malformed("one signature algorithm, inside and outside", "two"));
         }
         let extensions: Vec<_> = tbs.extensions().iter().map(extension).collect();

@@ -1,0 +1,38 @@
+//! Intel TDX: from a quote and collateral to what a trust domain is.
+//!
+//! [`Prepared`] is Intel's collateral for one platform family, its signatures
+//! checked once. [`Prepared::verify`] then checks a quote against it at a time
+//! the caller names: two P-256 verifications for a platform seen before, three
+//! for a new one. What comes out is data; whether a status will do is policy.
+
+mod certificates;
+mod collateral;
+mod issuers;
+mod json;
+mod level;
+mod pck;
+mod prepared;
+mod qe_identity;
+mod quote;
+mod report;
+mod status;
+mod tcb_info;
+
+pub use collateral::{Collateral, MAX_COLLATERAL_BYTES};
+pub use issuers::Pck;
+pub use level::{LevelMatch, Tcb};
+pub use pck::{Configuration, PckTcb, SGX_EXTENSION, SgxExtension, SgxType};
+pub use prepared::{CollateralFacts, Prepared, TdxQuote};
+pub use quote::{MAX_QUOTE_BYTES, QeReport, Quote};
+pub use report::{BodyKind, TdAttributes, TdReport, TdReport15, TdReport15Ex};
+pub use status::TcbStatus;
+
+use crate::error::{Reason, VerifyError};
+
+/// Refuses `bytes` that are longer than `limit`.
+fn check_size(field: &'static str, bytes: &[u8], limit: usize) -> Result<(), VerifyError> {
+    if bytes.len() <= limit {
+        return Ok(());
+    }
+    Err(VerifyError::new(Reason::Limit, field, format!("at most {limit} bytes"), bytes.len()))
+}
