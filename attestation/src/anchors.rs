@@ -9,9 +9,12 @@ mod toml_form;
 
 pub use toml_form::AnchorsError;
 
+use std::sync::Arc;
+
 use crate::crypto::Scheme;
 use crate::error::{Reason, VerifyError};
 use crate::snp::Product;
+use crate::tdx;
 use crate::x509::Certificate;
 
 /// How far an anchor's word reaches.
@@ -48,6 +51,8 @@ pub struct AmdAnchor {
 pub struct IntelAnchor {
     anchor: Anchor,
     root: Certificate,
+    /// Shared by clones: what one of them checked, all know.
+    memory: Arc<tdx::Memory>,
 }
 
 /// NVIDIA's device identity root, and the root that signs reference manifests.
@@ -160,7 +165,7 @@ impl IntelAnchor {
         root.check_ca()?;
         root.check_issued_by(&root)?;
         let vendor = pinned(core::iter::once(INTEL), &root);
-        Ok(Self { anchor: Anchor::custom(label, vendor), root })
+        Ok(Self { anchor: Anchor::custom(label, vendor), root, memory: Arc::default() })
     }
 
     /// Label and kind.
@@ -171,6 +176,12 @@ impl IntelAnchor {
     /// The root certificate.
     pub fn root(&self) -> &Certificate {
         &self.root
+    }
+
+    /// The TDX collateral in `bundle` (docs/formats/tdx-collateral.md), checked
+    /// under this root. What was checked once is remembered.
+    pub fn prepare(&self, bundle: &[u8]) -> Result<Arc<tdx::Prepared>, VerifyError> {
+        self.memory.prepare(bundle, self)
     }
 }
 

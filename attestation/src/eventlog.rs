@@ -34,6 +34,28 @@ pub struct Event<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rtmrs(pub [[u8; 48]; 4]);
 
+/// An event log that replays to registers a TEE signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventLogClaims {
+    /// The registers that the log replays to.
+    pub rtmrs: Rtmrs,
+    /// The events in order.
+    pub events: Vec<MeasuredEvent>,
+}
+
+/// One event of a log whose replay was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeasuredEvent {
+    /// The RTMR it was measured into, if it was one.
+    pub rtmr: Option<usize>,
+    /// The type, a TCG constant.
+    pub kind: u32,
+    /// The digest that was extended.
+    pub digest: [u8; 48],
+    /// The event's data, if its SHA-384 is the digest; else it proves nothing.
+    pub data: Option<Vec<u8>>,
+}
+
 /// The largest log that is read.
 pub const MAX_LOG_BYTES: usize = 1024 * 1024;
 /// The most events that are read.
@@ -72,21 +94,36 @@ impl<'a> EventLog<'a> {
         }
         Rtmrs(rtmrs)
     }
+}
 
-    /// Replays the log and compares with the registers that a TEE signed.
+impl Rtmrs {
+    /// Compares with the registers that a TEE signed.
     ///
-    /// A register into which the log measures nothing is left out only when it
-    /// is in `beyond`: a workload may extend it without writing to this log.
-    pub fn check(&self, signed: &[[u8; 48]; 4], beyond: &[usize]) -> Result<(), VerifyError> {
-        let replayed = self.replay();
-        for (index, (replayed, signed)) in replayed.0.iter().zip(signed).enumerate() {
-            if replayed != signed && !(beyond.contains(&index) && *replayed == [0; 48]) {
+    /// A workload may extend RTMR3 without writing to this log, so that a log
+    /// which measures nothing into RTMR3 says nothing of it.
+    pub fn check(&self, signed: &[[u8; 48]; 4]) -> Result<(), VerifyError> {
+        for (index, (replayed, signed)) in self.0.iter().zip(signed).enumerate() {
+            let silent = index == APPLICATION && *replayed == [0; 48];
+            if replayed != signed && !silent {
                 let field = format!("rtmr{index}");
                 let (expected, actual) = (hex(signed), hex(replayed));
                 return Err(VerifyError::new(Reason::EventLog, field, expected, actual));
             }
         }
         Ok(())
+    }
+}
+
+impl EventLogClaims {
+    /// What `log` says; its replay is compared elsewhere.
+    pub(crate) fn of(log: &EventLog<'_>) -> Self {
+        let events = log.events.iter().map(|event| MeasuredEvent {
+            rtmr: event.rtmr(),
+            kind: event.kind,
+            digest: event.digest,
+            data: event.data_is_measured().then(|| event.data.to_vec()),
+        });
+        Self { rtmrs: log.replay(), events: events.collect() }
     }
 }
 
@@ -195,6 +232,8 @@ fn malformed(error: ParseError) -> VerifyError {
     error.because(Reason::Malformed)
 }
 
+/// RTMR3 is the workload's own.
+const APPLICATION: usize = 3;
 /// TCG Algorithm Registry.
 const TPM_ALG_SHA384: u16 = 0x0c;
 const MAX_ALGORITHMS: u32 = 8;

@@ -4,6 +4,10 @@
 //! know is an error, and every key has a default that refuses rather than
 //! admits. The empty document is [`Policy::default`].
 
+mod tdx;
+
+pub use tdx::{AdvisoryGrace, TdxPolicy};
+
 use serde::Deserialize;
 
 use crate::boundary::{Boundary, Properties, Property, Risk};
@@ -49,6 +53,7 @@ pub(crate) struct Document {
     /// A name for people and results.
     pub(crate) name: String,
     pub(crate) snp: SnpPolicy,
+    pub(crate) tdx: TdxPolicy,
     pub(crate) host: HostPolicy,
     pub(crate) risk: RiskPolicy,
 }
@@ -196,6 +201,11 @@ impl Policy {
         &self.document.snp
     }
 
+    /// What is asked of a TDX quote.
+    pub fn tdx(&self) -> &TdxPolicy {
+        &self.document.tdx
+    }
+
     /// What is asked of a host's claim.
     pub fn host(&self) -> &HostPolicy {
         &self.document.host
@@ -231,6 +241,7 @@ impl Default for Document {
         Self {
             name: "default".to_owned(),
             snp: SnpPolicy::default(),
+            tdx: TdxPolicy::default(),
             host: HostPolicy::default(),
             risk: RiskPolicy::default(),
         }

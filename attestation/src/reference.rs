@@ -28,9 +28,29 @@ pub struct ImageReference {
     /// SEV-SNP launch digests, one for each accepted launch shape.
     #[serde(default)]
     pub snp_measurements: Vec<HexBytes<48>>,
+    /// TDX measurements, one for each accepted launch shape.
+    #[serde(default)]
+    pub tdx: Vec<TdxReference>,
     /// Digests of kernel, initrd and command line, for a host's claim.
     #[serde(default)]
     pub launch: Vec<LaunchDigests>,
+}
+
+/// What a TD of a known image measures. MRTD is the firmware alone: what it
+/// loaded is in RTMR1 and RTMR2, and so these two must be given.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxReference {
+    /// The initial contents of the TD.
+    pub mrtd: HexBytes<48>,
+    /// The firmware's configuration, which depends on the machine's shape; none: any.
+    pub rtmr0: Option<HexBytes<48>>,
+    /// The boot loader or kernel.
+    pub rtmr1: HexBytes<48>,
+    /// The kernel's command line and initrd.
+    pub rtmr2: HexBytes<48>,
+    /// What the workload measured; none: any.
+    pub rtmr3: Option<HexBytes<48>>,
 }
 
 #[derive(Deserialize)]
@@ -64,9 +84,24 @@ impl ReferenceValues {
             .find(|image| image.snp_measurements.iter().any(|known| known.0 == *measurement))
     }
 
+    /// The image of which a TD with these registers is an instance.
+    pub fn by_tdx(&self, mrtd: &[u8; 48], rtmrs: &[[u8; 48]; 4]) -> Option<&ImageReference> {
+        self.images.iter().find(|image| image.tdx.iter().any(|known| known.fits(mrtd, rtmrs)))
+    }
+
     /// The image that has these launch digests.
     pub fn by_launch(&self, launch: &LaunchDigests) -> Option<&ImageReference> {
         self.images.iter().find(|image| image.launch.contains(launch))
+    }
+}
+
+impl TdxReference {
+    fn fits(&self, mrtd: &[u8; 48], rtmrs: &[[u8; 48]; 4]) -> bool {
+        let wanted = [self.rtmr0, Some(self.rtmr1), Some(self.rtmr2), self.rtmr3];
+        let fits = |(wanted, rtmr): (Option<HexBytes<48>>, &[u8; 48])| {
+            wanted.is_none_or(|wanted| wanted.0 == *rtmr)
+        };
+        self.mrtd.0 == *mrtd && wanted.into_iter().zip(rtmrs).all(fits)
     }
 }
 
@@ -90,5 +125,25 @@ mod tests {
         let launch = LaunchDigests { kernel: [2; 32], initrd: [3; 32], cmdline: [4; 32] };
         assert_eq!(values.by_launch(&launch).unwrap().label, "a");
         assert!(ReferenceValues::from_toml("[[image]]\nlabel = \"a\"\nnote = 1").is_err());
+    }
+
+    #[test]
+    fn a_td_needs_what_was_loaded_and_not_the_firmware_alone() {
+        let hex = |byte: &str| byte.repeat(48);
+        let text = format!(
+            "[[image]]\nlabel = \"a\"\n[[image.tdx]]\nmrtd = \"{}\"\nrtmr1 = \"{}\"\nrtmr2 = \"{}\"\n",
+            hex("01"),
+            hex("02"),
+            hex("03")
+        );
+        let values = ReferenceValues::from_toml(&text).unwrap();
+        let rtmrs = |one, two| [[9; 48], [one; 48], [two; 48], [8; 48]];
+        assert!(values.by_tdx(&[1; 48], &rtmrs(2, 3)).is_some());
+        assert!(values.by_tdx(&[1; 48], &rtmrs(2, 4)).is_none());
+        assert!(values.by_tdx(&[1; 48], &rtmrs(4, 3)).is_none());
+        assert!(values.by_tdx(&[2; 48], &rtmrs(2, 3)).is_none());
+        let firmware_alone =
+            format!("[[image]]\nlabel = \"a\"\ntdx = [{{ mrtd = \"{}\" }}]", hex("01"));
+        assert!(ReferenceValues::from_toml(&firmware_alone).is_err());
     }
 }

@@ -2,9 +2,11 @@
 
 use crate::anchors::{Anchor, TrustAnchors};
 use crate::error::{Reason, VerifyError};
+use crate::eventlog::{EventLog, EventLogClaims};
 use crate::evidence::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
 use crate::host_claim::HostClaim;
 use crate::snp::{self, SnpClaims};
+use crate::tdx::{self, TdxClaims};
 use crate::time::UnixTime;
 
 /// A value that a signature under a trust anchor vouches for. Only this
@@ -53,6 +55,10 @@ pub struct Claims {
 pub enum ItemClaims {
     /// An SEV-SNP report.
     Snp(Box<SnpClaims>),
+    /// A TDX quote.
+    Tdx(Box<TdxClaims>),
+    /// An event log that replays to the registers of the machine's TDX quote.
+    EventLog(Box<EventLogClaims>),
     /// The host's statement.
     Host(Box<HostClaims>),
 }
@@ -71,7 +77,23 @@ impl Claims {
     pub fn snp(&self) -> Option<&SnpClaims> {
         self.items.iter().find_map(|item| match item {
             ItemClaims::Snp(claims) => Some(claims.as_ref()),
-            ItemClaims::Host(_) => None,
+            _ => None,
+        })
+    }
+
+    /// The TDX quote, if the envelope had one.
+    pub fn tdx(&self) -> Option<&TdxClaims> {
+        self.items.iter().find_map(|item| match item {
+            ItemClaims::Tdx(claims) => Some(claims.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// The event log that replays to the TDX quote, if the envelope had one.
+    pub fn event_log(&self) -> Option<&EventLogClaims> {
+        self.items.iter().find_map(|item| match item {
+            ItemClaims::EventLog(claims) => Some(claims.as_ref()),
+            _ => None,
         })
     }
 
@@ -79,7 +101,7 @@ impl Claims {
     pub fn host(&self) -> Option<&HostClaims> {
         self.items.iter().find_map(|item| match item {
             ItemClaims::Host(claims) => Some(claims.as_ref()),
-            ItemClaims::Snp(_) => None,
+            _ => None,
         })
     }
 }
@@ -87,8 +109,8 @@ impl Claims {
 /// Verifies every item of `evidence` under `anchors` at `now`.
 ///
 /// All or nothing: one item that does not verify refuses the envelope, so that
-/// nobody can hide a bad item behind a good one. At most one CPU report and
-/// one host claim are accepted.
+/// nobody can hide a bad item behind a good one. At most one CPU report, one
+/// event log and one host claim are accepted.
 pub fn verify(
     evidence: &Evidence,
     anchors: &TrustAnchors,
@@ -101,7 +123,20 @@ pub fn verify(
         .iter()
         .map(|item| verify_item(item, anchors, endorsements, now))
         .collect::<Result<_, _>>()?;
-    Ok(Verified::new(Claims { items }))
+    let claims = Claims { items };
+    check_event_log(&claims)?;
+    Ok(Verified::new(claims))
+}
+
+/// A log is worth something only beside the registers that it replays to.
+fn check_event_log(claims: &Claims) -> Result<(), VerifyError> {
+    match (claims.event_log(), claims.tdx()) {
+        (None, _) => Ok(()),
+        (Some(log), Some(quote)) => log.rtmrs.check(&quote.report.rtmrs),
+        (Some(_), None) => {
+            Err(VerifyError::new(Reason::EventLog, "event log", "a TDX quote beside it", "none"))
+        }
+    }
 }
 
 fn verify_item(
@@ -118,14 +153,20 @@ fn verify_item(
         EvidenceKind::HostClaim => {
             verify_host(&item.evidence, anchors).map(|claims| ItemClaims::Host(Box::new(claims)))
         }
-        EvidenceKind::TdxQuote | EvidenceKind::GpuReport | EvidenceKind::EventLog => {
-            Err(VerifyError::new(
-                Reason::Unsupported,
-                "evidence item",
-                "a kind that this build verifies",
-                format!("{:?}", item.kind),
-            ))
+        EvidenceKind::TdxQuote => {
+            let claims = tdx::verify_item(item, anchors, endorsements, now)?;
+            Ok(ItemClaims::Tdx(Box::new(claims.into_inner())))
         }
+        EvidenceKind::EventLog => {
+            let log = EventLog::parse(&item.evidence)?;
+            Ok(ItemClaims::EventLog(Box::new(EventLogClaims::of(&log))))
+        }
+        EvidenceKind::GpuReport => Err(VerifyError::new(
+            Reason::Unsupported,
+            "evidence item",
+            "a kind that this build verifies",
+            format!("{:?}", item.kind),
+        )),
     }
 }
 
@@ -135,7 +176,8 @@ fn refuse_doubles(evidence: &Evidence) -> Result<(), VerifyError> {
     };
     let cpus = count(&[EvidenceKind::SnpReport, EvidenceKind::TdxQuote]);
     let hosts = count(&[EvidenceKind::HostClaim]);
-    for (what, count) in [("CPU reports", cpus), ("host claims", hosts)] {
+    let logs = count(&[EvidenceKind::EventLog]);
+    for (what, count) in [("CPU reports", cpus), ("host claims", hosts), ("event logs", logs)] {
         if count > 1 {
             return Err(VerifyError::new(Reason::Malformed, what, "at most one", count));
         }

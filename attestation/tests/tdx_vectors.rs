@@ -10,11 +10,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use casemate_attestation::UnixTime;
+use casemate_attestation::anchors::IntelAnchor;
 use casemate_attestation::eventlog::EventLog;
-use casemate_attestation::tdx::{Collateral, Prepared, Quote, TdxQuote};
+use casemate_attestation::tdx::{Collateral, Prepared, Quote, TdxClaims};
 use casemate_attestation::x509::Certificate;
-use casemate_attestation::{Reason, VerifyError};
+use casemate_attestation::{Reason, UnixTime, Verified, VerifyError};
 use serde_json::Value;
 
 #[test]
@@ -38,7 +38,12 @@ fn real_quotes_have_the_status_intel_says() {
     assert!(count > 70, "only {count} quotes were found");
 }
 
-fn check(case: &Path, date: &str, expect: &Value, outcome: Result<TdxQuote, VerifyError>) {
+fn check(
+    case: &Path,
+    date: &str,
+    expect: &Value,
+    outcome: Result<Verified<TdxClaims>, VerifyError>,
+) {
     let case = format!("{} at {date}", case.display());
     let wanted = expect["final"].as_str().unwrap();
     match outcome {
@@ -133,8 +138,9 @@ fn vectors() -> Option<PathBuf> {
     Some(dir)
 }
 
-fn root(path: &Path) -> Certificate {
-    Certificate::parse(&fs::read(path).unwrap()).unwrap()
+fn root(path: &Path) -> IntelAnchor {
+    let root = Certificate::parse(&fs::read(path).unwrap()).unwrap();
+    IntelAnchor::new("test", root).unwrap()
 }
 
 fn json(path: &Path) -> Value {

@@ -8,6 +8,7 @@ mod affirm;
 mod checks;
 mod host;
 mod snp;
+mod tdx;
 
 pub use affirm::{Affirmed, Denial};
 pub use checks::{Check, Checks, Outcome};
@@ -92,6 +93,9 @@ pub fn appraise<'a>(
     let mut findings = Findings::new();
     if let Some(snp) = claims.snp() {
         snp::appraise(snp, policy.snp(), references, report_data, &mut findings);
+    }
+    if let Some(tdx) = claims.tdx() {
+        tdx::appraise(tdx, policy.tdx(), references, report_data, now, &mut findings);
     }
     if let Some(host) = claims.host() {
         host::appraise(host, policy.host(), references, report_data, now, &mut findings);

@@ -5,9 +5,9 @@
 //! no key can stand in for that of another role.
 
 use super::pck::{SGX_EXTENSION, SgxExtension};
-use crate::UnixTime;
 use crate::crypto::Scheme;
 use crate::error::{Reason, VerifyError};
+use crate::time::UnixTime;
 use crate::x509::{BASIC_CONSTRAINTS, Certificate, Crl, KEY_USAGE};
 
 /// A PCK CA: its certificate, checked against the root, and its CRL.

@@ -11,9 +11,9 @@ use crate::x509::{Certificate, Crl, PemLimits, certificates_from_pem};
 
 /// A platform's certification key, its chain checked and not revoked.
 #[derive(Debug)]
-pub struct Pck {
+pub(super) struct Pck {
     /// What the certificate says of the platform.
-    pub extension: SgxExtension,
+    pub(super) extension: SgxExtension,
     pub(super) certificate: Certificate,
     pub(super) key: PublicKey,
     pub(super) ca: Arc<PckCa>,

@@ -8,6 +8,7 @@
 mod certificates;
 mod collateral;
 mod issuers;
+mod item;
 mod json;
 mod level;
 mod pck;
@@ -19,10 +20,11 @@ mod status;
 mod tcb_info;
 
 pub use collateral::{Collateral, MAX_COLLATERAL_BYTES};
-pub use issuers::Pck;
+pub use item::Memory;
+pub(crate) use item::verify_item;
 pub use level::{LevelMatch, Tcb};
 pub use pck::{Configuration, PckTcb, SGX_EXTENSION, SgxExtension, SgxType};
-pub use prepared::{CollateralFacts, Prepared, TdxQuote};
+pub use prepared::{CollateralFacts, Prepared, TdxClaims};
 pub use quote::{MAX_QUOTE_BYTES, QeReport, Quote};
 pub use report::{BodyKind, TdAttributes, TdReport, TdReport15, TdReport15Ex};
 pub use status::TcbStatus;

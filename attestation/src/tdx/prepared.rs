@@ -1,7 +1,5 @@
 //! Collateral checked once, and the verification of quotes against it.
 
-use std::sync::Arc;
-
 use super::certificates::{self, PckCa};
 use super::collateral::Collateral;
 use super::issuers::{Memo, Pck};
@@ -12,9 +10,11 @@ use super::qe_identity::QeIdentity;
 use super::quote::{QeReport, Quote};
 use super::report::{BodyKind, TdReport};
 use super::tcb_info::{self, Kind, TcbInfo};
-use crate::UnixTime;
+use crate::anchors::{Anchor, IntelAnchor};
 use crate::crypto::{PublicKey, Scheme, sha256};
 use crate::error::{Reason, VerifyError};
+use crate::time::UnixTime;
+use crate::verify::Verified;
 use crate::wire::hex;
 use crate::x509::{Certificate, Crl, PemLimits, certificates_from_pem, crls_from_pem};
 
@@ -24,6 +24,7 @@ use crate::x509::{Certificate, Crl, PemLimits, certificates_from_pem, crls_from_
 /// platform costs two signature verifications. Safe to share between threads.
 #[derive(Debug)]
 pub struct Prepared {
+    anchor: Anchor,
     root: Certificate,
     root_crl: Crl,
     tcb_info: TcbInfo,
@@ -35,16 +36,16 @@ pub struct Prepared {
 }
 
 /// What a verified quote says, and what Intel's collateral says of it.
-#[derive(Debug, Clone)]
-pub struct TdxQuote {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TdxClaims {
     /// The quote's version, 4 or 5.
     pub version: u16,
     /// Which form of report it carries.
     pub body_kind: BodyKind,
     /// The TD report.
     pub report: TdReport,
-    /// The platform, from its PCK certificate.
-    pub platform: Arc<Pck>,
+    /// The platform, as its PCK certificate names it.
+    pub platform: SgxExtension,
     /// The quoting enclave's measurement.
     pub qe_mrenclave: [u8; 32],
     /// The quoting enclave's security version.
@@ -53,6 +54,8 @@ pub struct TdxQuote {
     pub tcb: Tcb,
     /// The collateral that it was judged by.
     pub collateral: CollateralFacts,
+    /// The root that vouches.
+    pub anchor: Anchor,
 }
 
 /// The age of collateral, for policies on freshness and rollback.
@@ -66,15 +69,17 @@ pub struct CollateralFacts {
     pub issued: UnixTime,
     /// When the first part of it is due for renewal.
     pub next_update: UnixTime,
-    /// The number of the root's CRL.
-    pub root_crl_number: Option<u64>,
-    /// The number of the PCK CA's CRL.
-    pub pck_crl_number: Option<u64>,
+    /// When the root's CRL was made. Intel's CRL numbers do not rise.
+    pub root_crl: UnixTime,
+    /// When the PCK CA's CRL was made.
+    pub pck_crl: UnixTime,
 }
 
 impl Prepared {
-    /// Checks `collateral` under `root`, at no particular time.
-    pub fn new(collateral: &Collateral, root: &Certificate) -> Result<Self, VerifyError> {
+    /// Checks `collateral` under `anchor`, at no particular time. Most callers
+    /// use [`crate::verify()`], for which the anchor remembers what it prepared.
+    pub fn new(collateral: &Collateral, anchor: &IntelAnchor) -> Result<Self, VerifyError> {
+        let root = anchor.root();
         let root_crl = crl(&collateral.root_crl)?;
         root_crl.check_issued_by(root)?;
         root_crl.check_not_revoked(root)?;
@@ -83,6 +88,7 @@ impl Prepared {
         let (qe_identity, qe_identity_signers) = qe_identity(&collateral.qe_identity, &signers)?;
         let pck_crls = collateral.pck_crls.iter().map(|bytes| crl(bytes)).collect::<Result<_, _>>();
         Ok(Self {
+            anchor: anchor.anchor().clone(),
             root: root.clone(),
             root_crl,
             tcb_info,
@@ -101,7 +107,7 @@ impl Prepared {
 
     /// Checks the quote in `bytes` at the time `now`. The TCB status is part of
     /// what comes out: only policy can say whether it will do.
-    pub fn verify(&self, bytes: &[u8], now: UnixTime) -> Result<TdxQuote, VerifyError> {
+    pub fn verify(&self, bytes: &[u8], now: UnixTime) -> Result<Verified<TdxClaims>, VerifyError> {
         let quote = Quote::parse(bytes)?;
         let pck = self.memo.pck(quote.pck_chain, &self.root, &self.root_crl, &self.pck_crls)?;
         self.check_current(&pck, now)?;
@@ -112,16 +118,17 @@ impl Prepared {
         let qe = level::svn_level(&self.qe_identity.tcb_levels, quote.qe_report.isvsvn);
         let tcb = level::assess(&self.tcb_info, &quote.report, &pck.extension.tcb, qe)?;
         let collateral = self.facts(&pck.ca);
-        Ok(TdxQuote {
+        Ok(Verified::new(TdxClaims {
             version: quote.version,
             body_kind: quote.body_kind,
             report: quote.report,
-            platform: pck,
+            platform: pck.extension.clone(),
             qe_mrenclave: quote.qe_report.mrenclave,
             qe_isvsvn: quote.qe_report.isvsvn,
             tcb,
             collateral,
-        })
+            anchor: self.anchor.clone(),
+        }))
     }
 
     /// Everything with a window must be inside of it: certificates first,
@@ -165,8 +172,8 @@ impl Prepared {
                 .min(identity.tcb_evaluation_data_number),
             issued: issued.into_iter().min().unwrap_or(never),
             next_update: next.min().unwrap_or(never),
-            root_crl_number: self.root_crl.number(),
-            pck_crl_number: ca.crl.number(),
+            root_crl: self.root_crl.this_update(),
+            pck_crl: ca.crl.this_update(),
         }
     }
 }

@@ -87,6 +87,11 @@ impl TcbStatus {
         }
     }
 
+    /// Whether no policy may accept this: its keys are not to be believed.
+    pub fn is_never_acceptable(self) -> bool {
+        matches!(self, Self::Revoked | Self::NotSupported)
+    }
+
     /// Whether updates are missing.
     pub fn is_out_of_date(self) -> bool {
         matches!(self, Self::OutOfDate | Self::OutOfDateConfigurationNeeded)
