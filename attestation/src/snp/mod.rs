@@ -6,6 +6,7 @@
 
 mod chain;
 mod flags;
+mod id_block;
 mod report;
 pub mod table;
 mod tcb;
@@ -14,6 +15,7 @@ mod vek;
 pub(crate) use chain::verify_item;
 pub use chain::{CrlState, PreparedVek, SnpClaims};
 pub use flags::{GuestPolicy, KeyInfo, PlatformInfo, SigningKey};
+pub use id_block::{ID_AUTH_BYTES, ID_BLOCK_BYTES, IdBlock};
 pub use report::{FirmwareVersion, REPORT_BYTES, Report, SIGNED_BYTES};
 pub use tcb::{Product, Tcb, TcbVersion};
 pub use vek::{Vek, VekOwner};

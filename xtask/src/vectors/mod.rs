@@ -1,18 +1,147 @@
 //! Runs a directory laid out like the project's evidence vectors.
+//!
+//! `DIR/snp`, `DIR/tdx`, `DIR/measure` and `DIR/nvgpu` each have a file here.
+//! A case agrees when the outcome and the class of the reason are those that
+//! it expects; one line a case, the count last.
 
+mod measure;
 mod nvgpu;
+mod snp;
 
+use std::path::Path;
 use std::process::ExitCode;
 
-pub(crate) fn run(dir: &std::path::Path) -> anyhow::Result<ExitCode> {
-    let lines = nvgpu::run(&dir.join("nvgpu"))?;
-    let failed = lines.iter().filter(|line| line.outcome.is_err()).count();
-    for line in &lines {
-        match &line.outcome {
-            Ok(what) => println!("ok    nvgpu/{} {what}", line.name),
-            Err(why) => println!("FAIL  nvgpu/{}: {why}", line.name),
+use anyhow::{Context, bail, ensure};
+use casemate_attestation::UnixTime;
+use serde_json::Value;
+
+/// One case's name and, if it does not agree, what differs.
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) outcome: Result<String, String>,
+}
+
+/// A kind of vectors: the folder's name, and what runs it.
+type Kind = (&'static str, fn(&Path) -> anyhow::Result<Vec<Line>>);
+
+const KINDS: [Kind; 3] = [("snp", snp::run), ("measure", measure::run), ("nvgpu", nvgpu::run)];
+/// Transcripts of services, which are no evidence: the services' own tests.
+const NOT_EVIDENCE: &str = "verifier";
+
+pub(crate) fn run(dir: &Path) -> anyhow::Result<ExitCode> {
+    let (mut passed, mut failed) = (0_usize, 0_usize);
+    for name in folders(dir)? {
+        if name == NOT_EVIDENCE {
+            println!("note  {name}: transcripts of services, not evidence; not counted");
+            continue;
+        }
+        for line in run_kind(dir, &name) {
+            match line.outcome {
+                Ok(what) => {
+                    passed += 1;
+                    println!("ok    {name}/{} {what}", line.name);
+                }
+                Err(why) => {
+                    failed += 1;
+                    println!("FAIL  {name}/{}: {why}", line.name);
+                }
+            }
         }
     }
-    println!("{} passed, {failed} failed", lines.len().saturating_sub(failed));
-    Ok(ExitCode::from(u8::from(failed > 0)))
+    println!("{passed} passed, {failed} failed");
+    Ok(ExitCode::from(u8::from(failed > 0 || passed == 0)))
+}
+
+/// The cases of one folder. A kind that is not supported is one failed case,
+/// and so is a folder that cannot be read.
+fn run_kind(dir: &Path, name: &str) -> Vec<Line> {
+    let Some((_, run)) = KINDS.iter().find(|(known, _)| *known == name) else {
+        return vec![Line {
+            name: "(unsupported kind)".to_owned(),
+            outcome: Err("no runner for vectors of this kind".to_owned()),
+        }];
+    };
+    run(&dir.join(name)).unwrap_or_else(|error| {
+        vec![Line { name: "(not readable)".to_owned(), outcome: Err(format!("{error:#}")) }]
+    })
+}
+
+/// The names of the folders in `dir`, sorted.
+fn folders(dir: &Path) -> anyhow::Result<Vec<String>> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let entry = entry?;
+        if entry.path().is_dir() {
+            out.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    out.sort();
+    ensure!(!out.is_empty(), "{}: expected folders of vectors, got none", dir.display());
+    Ok(out)
+}
+
+/// Runs one case; an error says what does not agree.
+fn line(name: &str, case: impl FnOnce() -> anyhow::Result<String>) -> Line {
+    Line { name: name.to_owned(), outcome: case().map_err(|error| format!("{error:#}")) }
+}
+
+/// The file `name` in `folder`.
+fn file(folder: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
+    let path = folder.join(name);
+    std::fs::read(&path).with_context(|| path.display().to_string())
+}
+
+/// The file `name` in `folder`, if it is there.
+fn optional_file(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    if folder.join(name).exists() { file(folder, name).map(Some) } else { Ok(None) }
+}
+
+/// The JSON file `name` in `folder`.
+fn json(folder: &Path, name: &str) -> anyhow::Result<Value> {
+    serde_json::from_slice(&file(folder, name)?)
+        .with_context(|| folder.join(name).display().to_string())
+}
+
+/// The text under `key`.
+fn text<'a>(value: &'a Value, key: &str) -> anyhow::Result<&'a str> {
+    value.get(key).and_then(Value::as_str).with_context(|| format!("{key}: expected text"))
+}
+
+/// A time in RFC 3339, in UTC.
+fn time(text: &str) -> anyhow::Result<UnixTime> {
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    let (date, zone) = text.split_at_checked(19).unwrap_or_default();
+    let utc = zone == "Z" || zone == "+00:00";
+    let digits = digits.get(..14).filter(|_| utc && !date.is_empty());
+    digits
+        .and_then(|digits| UnixTime::from_generalized(&format!("{digits}Z")))
+        .with_context(|| format!("time: expected YYYY-MM-DDTHH:MM:SSZ, got {text}"))
+}
+
+/// What a case expects.
+enum Want {
+    /// The evidence verifies.
+    Accept,
+    /// A refusal of this class, by cryptography or by the default policy.
+    Reject(String),
+    /// A refusal of this class by a policy that asks for it.
+    RejectIf(String),
+    /// The TCB status in the result.
+    Status(String),
+}
+
+impl Want {
+    fn parse(want: &str) -> anyhow::Result<Self> {
+        if want == "accept" {
+            return Ok(Self::Accept);
+        }
+        if let Some(status) = want.strip_prefix("status:") {
+            return Ok(Self::Status(status.to_owned()));
+        }
+        match want.strip_prefix("reject:").map(|class| class.split_once("-if-")) {
+            Some(Some((class, _))) => Ok(Self::RejectIf(class.to_owned())),
+            Some(None) => Ok(Self::Reject(want.trim_start_matches("reject:").to_owned())),
+            None => bail!("want: expected accept, status:S or reject:CLASS, got {want}"),
+        }
+    }
 }

@@ -19,13 +19,9 @@ use casemate_attestation::wire::{hex, unhex_array};
 use casemate_attestation::x509::{Certificate, PemLimits, certificates_from_pem};
 use serde_json::{Map, Value, json};
 
-const PEM: PemLimits = PemLimits { bytes: 16 * 1024, blocks: 8 };
+use super::Line;
 
-/// One case's name and, if it does not agree, what differs.
-pub(crate) struct Line {
-    pub(crate) name: String,
-    pub(crate) outcome: Result<String, String>,
-}
+const PEM: PemLimits = PemLimits { bytes: 16 * 1024, blocks: 8 };
 
 /// Runs everything under `dir` (the folder `nvgpu` itself).
 pub(crate) fn run(dir: &Path) -> anyhow::Result<Vec<Line>> {
