@@ -77,9 +77,8 @@ pub struct Verifier {
     pub server_name: String,
     /// The certificate authority of its TLS certificate, in PEM.
     pub ca_pem: String,
-    /// The authority that signs identity certificates, in PEM; that of the
-    /// TLS certificate where it is absent.
-    pub identity_ca_pem: Option<String>,
+    /// The authority that signs identity certificates, in PEM.
+    pub identity_ca_pem: String,
 }
 
 /// The untrusted program and what it may use.
@@ -326,6 +325,7 @@ mod tests {
         [verifier]
         server_name = "verifier.test"
         ca_pem = "-"
+        identity_ca_pem = "-"
         [gateway]
         server_name = "gateway.test"
         ca_pem = "-"

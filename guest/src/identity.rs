@@ -5,8 +5,8 @@ use std::sync::Arc;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256;
 use rustls::crypto::hpke::{EncapsulatedSecret, Hpke, HpkePrivateKey};
-use rustls::pki_types::CertificateDer;
-use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, alg_id};
+use rustls::sign::{CertifiedKey, Signer, SigningKey, public_key_to_spki};
 use rustls::{SignatureAlgorithm, SignatureScheme};
 use zeroize::Zeroizing;
 
@@ -109,6 +109,11 @@ impl SigningKey for TlsKey {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
         let key: Box<dyn Signer> = Box::new(self.clone());
         offered.contains(&SignatureScheme::ED25519).then_some(key)
+    }
+
+    // What makes `CertifiedKey::keys_match` able to tell our key from another.
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        Some(public_key_to_spki(&alg_id::ED25519, self.0.public_key()))
     }
 
     fn algorithm(&self) -> SignatureAlgorithm {

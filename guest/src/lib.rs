@@ -9,12 +9,20 @@
 //!
 //! Start reading at [`boot`]; each of its steps is one module.
 
+pub mod attest;
 pub mod boot;
+pub mod certificate;
 pub mod config;
 pub mod console;
+pub mod evidence;
+pub mod gateway;
 pub mod host;
+pub mod http;
 pub mod identity;
 pub mod kernel;
 pub mod mount;
+pub mod port;
 pub mod power;
+pub mod release;
+pub mod tls;
 pub mod workload;
