@@ -6,6 +6,8 @@
 //! SQLite in WAL mode with full synchronisation; the SQL is kept plain so that
 //! another database can be put under it.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -85,24 +87,25 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 impl Store {
     /// Opens the database at `path`, making it and its tables if they are not there.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
+        // SQLite gives its other files the mode of this one.
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        file.map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
+        Self::connect(SqliteConnectOptions::new().filename(path)).await
+    }
+
+    async fn connect(options: SqliteConnectOptions) -> Result<Self, StoreError> {
+        let options = options
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT);
-        let writing = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(BUSY_TIMEOUT)
-            .connect_with(options.clone())
-            .await?;
+        let pool = |connections| {
+            let pool = SqlitePoolOptions::new().max_connections(connections);
+            pool.acquire_timeout(BUSY_TIMEOUT).connect_with(options.clone())
+        };
+        let writing = pool(1).await?;
         let migrated = sqlx::migrate!().run(&writing).await;
         migrated.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let reading = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(BUSY_TIMEOUT)
-            .connect_with(options)
-            .await?;
+        let reading = pool(READERS).await?;
         Ok(Self { reading, writing: writer::Writer::start(writing) })
     }
 
@@ -269,4 +272,82 @@ fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<UnixTime>, Stor
 fn stored(number: i64, column: &str) -> Result<UnixTime, StoreError> {
     let number = u64::try_from(number);
     number.map(UnixTime).map_err(|_| StoreError::Unavailable(format!("{column}: below zero")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(detail: &str) -> AuditRow {
+        let text = str::to_owned;
+        let (event, outcome, subject) = (text("test"), text("done"), text("nobody"));
+        AuditRow { at: 1, event, outcome, subject, detail: text(detail) }
+    }
+
+    fn nonce(digest: u8, detail: &str) -> Write {
+        Write::Refused { nonce: ([digest; 32], UnixTime(9)), audit: row(detail) }
+    }
+
+    async fn fill(store: &Store) -> StoreError {
+        let page = "x".repeat(4096);
+        loop {
+            if let Err(error) = store.write(Write::Audit(row(&page))).await {
+                return error;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_and_leaves_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        // The database's own limit gives the error that a full disk gives.
+        let small = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .pragma("max_page_count", "64");
+        let store = Store::connect(small).await.unwrap();
+        assert_eq!(fill(&store).await, StoreError::Full);
+        let page = "x".repeat(4096);
+        assert_eq!(store.write(nonce(1, &page)).await, Err(StoreError::Full));
+        let denial = crate::Denial::from(StoreError::Full);
+        assert_eq!((denial.status, denial.code.as_ref()), (507, "store-full"));
+        store.close().await;
+        // With room again, the nonce of the failed write is still unused.
+        let store = Store::open(&path).await.unwrap();
+        assert_eq!(store.write(nonce(1, "")).await, Ok(Ok(())));
+        assert_eq!(store.write(nonce(1, "")).await, Ok(Err(Refusal::NonceUsed)));
+    }
+
+    #[tokio::test]
+    async fn writes_at_once_share_transactions_and_keep_their_own_outcome() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db")).await.unwrap();
+        let writes: Vec<_> = (0..100_u8)
+            .map(|n| {
+                let store = store.clone();
+                tokio::spawn(async move { store.write(nonce(n / 2, "")).await })
+            })
+            .collect();
+        let mut used = 0;
+        for write in writes {
+            used += usize::from(write.await.unwrap().unwrap() == Err(Refusal::NonceUsed));
+        }
+        assert_eq!(used, 50);
+        assert_eq!(store.audit(1000).await.unwrap().len(), 50);
+    }
+
+    #[tokio::test]
+    async fn a_locked_database_is_unavailable() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let store = Store::open(&path).await.unwrap();
+        let other = SqlitePool::connect(path.to_str().unwrap()).await.unwrap();
+        let mut held = other.acquire().await.unwrap();
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut *held).await.unwrap();
+        let refused = store.write(nonce(1, "")).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        sqlx::query("ROLLBACK").execute(&mut *held).await.unwrap();
+        assert_eq!(store.write(nonce(1, "")).await, Ok(Ok(())));
+    }
 }

@@ -186,6 +186,19 @@ async fn commit_all(pool: &SqlitePool, jobs: &[Job]) -> Vec<Outcome> {
 
 async fn commit(pool: &SqlitePool, jobs: &[Job]) -> Result<Vec<Result<(), Refusal>>, StoreError> {
     let mut connection = pool.acquire().await?;
+    let committed = transact(&mut connection, jobs).await;
+    if committed.is_err() {
+        // SQLite ends a transaction by itself when the disk is full, and sqlx
+        // does not learn of it: only a new connection is surely without one.
+        drop(connection.close().await);
+    }
+    committed
+}
+
+async fn transact(
+    connection: &mut SqliteConnection,
+    jobs: &[Job],
+) -> Result<Vec<Result<(), Refusal>>, StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let mut outcomes = Vec::with_capacity(jobs.len());
     for job in jobs {
