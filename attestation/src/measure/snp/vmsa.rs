@@ -32,6 +32,9 @@ pub struct Vcpu {
 /// A segment register: selector, attributes, limit, base.
 type Segment = (u16, u16, u32, u64);
 
+/// A data segment in real mode.
+const REAL_DATA: Segment = (0, 0x93, 0xffff, 0);
+
 /// What differs between the launches that are known.
 struct State {
     cs: Segment,
@@ -76,12 +79,11 @@ pub fn cpu_signature(family: u8, model: u8, stepping: u8) -> u32 {
 /// The VMSA page of a CPU that starts at `eip`, in real mode.
 pub fn vmsa(vcpu: &Vcpu, eip: u32) -> [u8; PAGE_BYTES] {
     let ec2 = vcpu.vmm == Vmm::Ec2;
-    let real = |attributes| (0, attributes, 0xffff, 0);
     let cs_attributes = if ec2 && eip == BSP_EIP { 0x9a } else { 0x9b };
     page(&State {
         cs: (0xf000, cs_attributes, 0xffff, u64::from(eip & 0xffff_0000)),
-        data: real(0x93),
-        ss: real(if ec2 { 0x92 } else { 0x93 }),
+        data: REAL_DATA,
+        ss: (0, if ec2 { 0x92 } else { 0x93 }, 0xffff, 0),
         tr_attributes: if ec2 { 0x83 } else { 0x8b },
         cr0: 0x10,
         rip: u64::from(eip & 0xffff),
@@ -125,7 +127,7 @@ fn page(state: &State) -> [u8; PAGE_BYTES] {
         state.ss,
         state.data,  // ds
         state.data,  // fs
-        state.data,  // gs
+        REAL_DATA,   // gs: protected mode does not load it
         table(0),    // gdtr
         table(0x82), // ldtr
         table(0),    // idtr
