@@ -78,8 +78,8 @@ impl PreparedVek {
             anchor: anchor.anchor().clone(),
             crl: crl.cloned(),
         };
-        prepared.check_revocation()?;
         prepared.check_time(now)?;
+        crl.map_or(Ok(()), |crl| prepared.check_not_revoked(crl))?;
         Ok(prepared)
     }
 
@@ -200,8 +200,15 @@ impl PreparedVek {
         }
     }
 
-    fn check_revocation(&self) -> Result<(), VerifyError> {
-        let Some(crl) = &self.crl else { return Ok(()) };
+    /// Checks `crl` against this chain: issuer, signature, time, entries.
+    pub fn check_crl(&self, crl: &Crl, now: UnixTime) -> Result<(), VerifyError> {
+        let root = self.chain.last().unwrap_or(self.vek.certificate());
+        crl.check_issued_by(root)?;
+        crl.check_current(now)?;
+        self.check_not_revoked(crl)
+    }
+
+    fn check_not_revoked(&self, crl: &Crl) -> Result<(), VerifyError> {
         self.chain.iter().try_for_each(|certificate| crl.check_not_revoked(certificate))?;
         crl.check_not_revoked(self.vek.certificate())
     }
@@ -241,16 +248,7 @@ fn find_issuer<'a>(
     supplied: &[Certificate],
     anchors: &'a TrustAnchors,
 ) -> Result<(&'a AmdAnchor, Certificate), VerifyError> {
-    let expected = vek.issuer_name();
     let issuer = &vek.certificate().issuer().common_name;
-    if *issuer != expected {
-        return Err(VerifyError::new(
-            Reason::Chain,
-            format!("issuer of the {} certificate", vek.kind()),
-            expected,
-            issuer,
-        ));
-    }
     let mut last = VerifyError::new(
         Reason::Chain,
         "root of the VEK certificate",
@@ -286,10 +284,17 @@ pub(crate) fn verify_item(
 ) -> Result<Verified<SnpClaims>, VerifyError> {
     let report = Report::parse(&item.evidence)?;
     check_key_info(&report)?;
-    let (certificates, crls) = supporting(item, endorsements)?;
+    let (mut certificates, crls) = supporting(&item.endorsements)?;
+    let (more_certificates, mut more_crls) = supporting(&endorsements.items)?;
+    certificates.extend(more_certificates);
     let (veks, supplied): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_vek);
     let vek = pick_vek(&report, veks)?;
-    let prepared = PreparedVek::new(vek, &supplied, &crls, anchors, now)?;
+    more_crls.extend(crls.iter().cloned());
+    let prepared = PreparedVek::new(vek, &supplied, &more_crls, anchors, now)?;
+    // The caller keeps lists of many issuers; the attester sends its own root's.
+    for crl in &crls {
+        prepared.check_crl(crl, now)?;
+    }
     prepared.check_report(report, &item.evidence)
 }
 
@@ -324,14 +329,13 @@ fn pick_vek(report: &Report, mut veks: Vec<Certificate>) -> Result<Certificate, 
     Ok(veks.swap_remove(at))
 }
 
-/// Every certificate and revocation list of the item, then of the caller.
+/// Every certificate and revocation list among `endorsements`.
 fn supporting(
-    item: &EvidenceItem,
-    endorsements: &Endorsements,
+    endorsements: &[(EndorsementKind, Vec<u8>)],
 ) -> Result<(Vec<Certificate>, Vec<Crl>), VerifyError> {
     let mut certificates = Vec::new();
     let mut crls = Vec::new();
-    for (kind, bytes) in item.endorsements.iter().chain(&endorsements.items) {
+    for (kind, bytes) in endorsements {
         match kind {
             EndorsementKind::SnpCertTable => {
                 let table = CertTable::parse(bytes)?;

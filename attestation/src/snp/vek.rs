@@ -63,6 +63,7 @@ impl Vek {
             }
         };
         let product = product(&certificate)?;
+        check_issuer_name(&certificate, kind, product)?;
         check_extension_set(&certificate, kind, product)?;
         let tcb = tcb(&certificate, product)?;
         let owner = owner(&certificate, kind, product)?;
@@ -96,10 +97,7 @@ impl Vek {
 
     /// The common name that the issuer of this kind of key has.
     pub fn issuer_name(&self) -> String {
-        match self.kind {
-            SigningKey::Vlek => format!("SEV-VLEK-{}", self.product),
-            _ => format!("SEV-{}", self.product),
-        }
+        issuer_name(self.kind, self.product)
     }
 }
 
@@ -114,6 +112,29 @@ fn product(certificate: &Certificate) -> Result<Product, VerifyError> {
     Product::from_name(line).ok_or_else(|| {
         VerifyError::new(Reason::Product, "productName", "Milan, Genoa or Turin", &name)
     })
+}
+
+fn issuer_name(kind: SigningKey, product: Product) -> String {
+    match kind {
+        SigningKey::Vlek => format!("SEV-VLEK-{product}"),
+        _ => format!("SEV-{product}"),
+    }
+}
+
+/// The issuer must be the CA for this kind of key, and of this product.
+fn check_issuer_name(
+    certificate: &Certificate,
+    kind: SigningKey,
+    product: Product,
+) -> Result<(), VerifyError> {
+    let actual = &certificate.issuer().common_name;
+    let expected = issuer_name(kind, product);
+    if *actual == expected {
+        return Ok(());
+    }
+    let of_another_product = Product::ALL.into_iter().any(|p| *actual == issuer_name(kind, p));
+    let reason = if of_another_product { Reason::Product } else { Reason::Chain };
+    Err(VerifyError::new(reason, format!("issuer of the {kind} certificate"), expected, actual))
 }
 
 /// Exactly the extensions of the profile: no more, no fewer, no others.

@@ -45,6 +45,11 @@ impl Crl {
         if !super::der::names_one_algorithm(der, list.tbs_cert_list.as_ref()) {
             return Err(malformed("one signature algorithm, inside and outside", "two"));
         }
+        // Indirect, partial and delta lists mark themselves critical.
+        let entries = list.iter_revoked_certificates().flat_map(|entry| entry.extensions());
+        if let Some(unknown) = list.extensions().iter().chain(entries).find(|e| e.critical) {
+            return Err(malformed("no critical extension", unknown.oid.to_id_string()));
+        }
         let tbs: &[u8] = list.tbs_cert_list.as_ref();
         Ok(Self {
             tbs: tbs.to_vec(),

@@ -232,6 +232,13 @@ impl Certificate {
                 actual,
             ))
         };
+        let unknown = self.extensions.iter().find(|extension| {
+            let known = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE];
+            extension.critical && !known.contains(&extension.oid.as_str())
+        });
+        if let Some(extension) = unknown {
+            return wrong("no critical extension that is not known", &extension.oid);
+        }
         match self.extension(BASIC_CONSTRAINTS) {
             // SEQUENCE { cA BOOLEAN TRUE, pathLenConstraint INTEGER OPTIONAL }
             Some([0x30, 3, 1, 1, 0xff] | [0x30, 6, 1, 1, 0xff, 2, 1, 0..=0x7f]) => {}
@@ -251,6 +258,8 @@ impl Certificate {
 pub const BASIC_CONSTRAINTS: &str = "2.5.29.19";
 /// The extension keyUsage.
 pub const KEY_USAGE: &str = "2.5.29.15";
+/// The extension extKeyUsage.
+pub const EXTENDED_KEY_USAGE: &str = "2.5.29.37";
 
 fn malformed(expected: impl Into<String>, actual: impl core::fmt::Display) -> VerifyError {
     VerifyError::new(Reason::CertMalformed, "certificate", expected, actual)
