@@ -7,6 +7,7 @@
 
 pub mod anchors;
 pub mod appraise;
+pub mod azure;
 pub mod binding;
 pub mod boundary;
 pub mod bundle;

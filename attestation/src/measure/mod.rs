@@ -2,6 +2,7 @@
 
 pub mod ovmf;
 pub mod snp;
+pub mod tdx;
 
 /// Inputs that cannot be measured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

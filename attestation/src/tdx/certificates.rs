@@ -126,6 +126,8 @@ fn missing_crl(ca: &Certificate) -> VerifyError {
 }
 
 const PCK_NAME: &str = "Intel SGX PCK Certificate";
-const PCK_CA_NAMES: [&str; 2] = ["Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"];
+/// Platform first.
+pub(super) const PCK_CA_NAMES: [&str; 2] =
+    ["Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"];
 const TCB_SIGNING_NAME: &str = "Intel SGX TCB Signing";
 const CRITICAL: [&str; 2] = [BASIC_CONSTRAINTS, KEY_USAGE];

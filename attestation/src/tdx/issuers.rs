@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::certificates::{self, PckCa};
 use super::pck::SgxExtension;
+use super::quote::Quote;
 use crate::crypto::{PublicKey, sha256};
 use crate::error::{Reason, VerifyError};
 use crate::x509::{Certificate, Crl, PemLimits, certificates_from_pem};
@@ -62,11 +63,8 @@ impl Memo {
         root_crl: &Crl,
         crls: &[Crl],
     ) -> Result<Pck, VerifyError> {
-        let (leaf, above) = split_leaf(pem);
-        let certificate = match <[Certificate; 1]>::try_from(parse(leaf)?) {
-            Ok([certificate]) => certificate,
-            Err(several) => return Err(wrong_length(several.len())),
-        };
+        let (text, above) = split_leaf(pem);
+        let certificate = leaf(text)?;
         let extension = certificates::pck_extension(&certificate)?;
         let ca = self.ca(above, root, root_crl, crls)?;
         certificates::check_pck(&certificate, &ca)?;
@@ -102,6 +100,39 @@ impl Memo {
         }
         cas.push((above.to_vec(), Arc::clone(&ca)));
         Ok(ca)
+    }
+}
+
+/// Which PCK CA issued a certificate: its CRL is asked for by this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PckCaKind {
+    /// Of platforms with several packages, and of all servers.
+    Platform,
+    /// Of other platforms.
+    Processor,
+}
+
+/// What a quote claims of its platform, so that collateral can be fetched for
+/// it. Nothing is proved: believe [`super::TdxClaims::platform`] alone.
+pub fn claimed_platform(quote: &[u8]) -> Result<(SgxExtension, PckCaKind), VerifyError> {
+    let quote = Quote::parse(quote)?;
+    let certificate = leaf(split_leaf(quote.pck_chain).0)?;
+    let extension = certificates::pck_extension(&certificate)?;
+    let [platform, processor] = certificates::PCK_CA_NAMES;
+    match certificate.issuer().common_name.as_str() {
+        name if name == platform => Ok((extension, PckCaKind::Platform)),
+        name if name == processor => Ok((extension, PckCaKind::Processor)),
+        other => {
+            let expected = format!("{platform} or {processor}");
+            Err(VerifyError::new(Reason::Chain, "issuer of the PCK", expected, other))
+        }
+    }
+}
+
+fn leaf(pem: &[u8]) -> Result<Certificate, VerifyError> {
+    match <[Certificate; 1]>::try_from(parse(pem)?) {
+        Ok([certificate]) => Ok(certificate),
+        Err(several) => Err(wrong_length(several.len())),
     }
 }
 

@@ -20,6 +20,7 @@ mod status;
 mod tcb_info;
 
 pub use collateral::{Collateral, MAX_COLLATERAL_BYTES};
+pub use issuers::{PckCaKind, claimed_platform};
 pub use item::Memory;
 pub(crate) use item::verify_item;
 pub use level::{LevelMatch, Tcb};
