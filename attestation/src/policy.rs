@@ -4,13 +4,16 @@
 //! know is an error, and every key has a default that refuses rather than
 //! admits. The empty document is [`Policy::default`].
 
+mod generations;
 mod tdx;
 
+pub use generations::GenerationPolicy;
 pub use tdx::{AdvisoryGrace, TdxPolicy};
 
 use serde::Deserialize;
 
 use crate::boundary::{Boundary, Properties, Property, Risk};
+use crate::break_list::BreakList;
 use crate::snp::{Product, Tcb};
 use crate::wire::unhex;
 
@@ -23,6 +26,7 @@ pub struct Policy {
     /// The text that the policy was read from; it travels in bundles.
     source: String,
     document: Document,
+    break_list: Option<BreakList>,
 }
 
 /// Why a policy is not used.
@@ -44,6 +48,12 @@ pub enum PolicyError {
         /// What the TOML reader says: line, key, and what it expected.
         message: String,
     },
+    /// The list of broken generations is not believed.
+    #[error("policy, generations: {message}")]
+    Generations {
+        /// What is wrong with it.
+        message: String,
+    },
 }
 
 /// The document, section by section.
@@ -56,6 +66,7 @@ pub(crate) struct Document {
     pub(crate) tdx: TdxPolicy,
     pub(crate) host: HostPolicy,
     pub(crate) risk: RiskPolicy,
+    pub(crate) generations: GenerationPolicy,
 }
 
 /// What is asked of an SEV-SNP report.
@@ -84,6 +95,9 @@ pub struct SnpPolicy {
     pub require_ciphertext_hiding: bool,
     /// Ask that a current revocation list of the root was consulted. Default false.
     pub require_crl: bool,
+    /// The lowest CRL number, against older lists that have not run out:
+    /// remember the highest one seen. Needs a list when not 0. Default 0.
+    pub min_crl_number: u64,
     /// Bits that LAUNCH_MIT_VECTOR and CURRENT_MIT_VECTOR must have. Default 0.
     pub required_mitigations: u64,
     /// The lowest firmware version, `[major, minor, build]`, current and committed.
@@ -183,7 +197,9 @@ pub struct HexPrefix(pub Vec<u8>);
 impl Policy {
     /// Reads a policy. Unknown keys are refused.
     pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
-        Ok(Self { document: read_toml("policy", text)?, source: text.to_owned() })
+        let document: Document = read_toml("policy", text)?;
+        let break_list = document.generations.read()?;
+        Ok(Self { document, source: text.to_owned(), break_list })
     }
 
     /// The text that the policy was read from.
@@ -209,6 +225,16 @@ impl Policy {
     /// What is asked of a host's claim.
     pub fn host(&self) -> &HostPolicy {
         &self.document.host
+    }
+
+    /// What is accepted in spite of the list of broken generations.
+    pub fn generations(&self) -> &GenerationPolicy {
+        &self.document.generations
+    }
+
+    /// The list of broken generations, its signature checked.
+    pub fn break_list(&self) -> Option<&BreakList> {
+        self.break_list.as_ref()
     }
 
     /// What each risk class asks of the boundary.
@@ -244,6 +270,7 @@ impl Default for Document {
             tdx: TdxPolicy::default(),
             host: HostPolicy::default(),
             risk: RiskPolicy::default(),
+            generations: GenerationPolicy::default(),
         }
     }
 }
@@ -261,6 +288,7 @@ impl Default for SnpPolicy {
             require_tsme: false,
             require_ciphertext_hiding: false,
             require_crl: false,
+            min_crl_number: 0,
             required_mitigations: 0,
             min_firmware: None,
             min_guest_svn: 0,

@@ -6,6 +6,7 @@
 
 mod affirm;
 mod checks;
+mod generation;
 mod host;
 mod snp;
 mod tdx;
@@ -92,9 +93,11 @@ pub fn appraise<'a>(
     let report_data = expected.into().report_data();
     let mut findings = Findings::new();
     if let Some(snp) = claims.snp() {
+        generation::snp(snp, policy, now, &mut findings);
         snp::appraise(snp, policy.snp(), references, report_data, &mut findings);
     }
     if let Some(tdx) = claims.tdx() {
+        generation::tdx(tdx, policy, now, &mut findings);
         tdx::appraise(tdx, policy.tdx(), references, report_data, now, &mut findings);
     }
     if let Some(host) = claims.host() {

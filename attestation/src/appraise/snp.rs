@@ -3,7 +3,7 @@
 use super::{CpuFindings, Findings};
 use crate::policy::{HexBytes, SnpPolicy};
 use crate::reference::ReferenceValues;
-use crate::snp::{SnpClaims, Tcb, TcbVersion, VekOwner};
+use crate::snp::{CrlState, SnpClaims, Tcb, TcbVersion, VekOwner};
 use crate::wire::hex;
 
 pub(super) fn appraise(
@@ -40,21 +40,31 @@ fn form(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
         format!("VMPL {}", report.vmpl),
         "ask for the report from the layer that the policy names",
     );
-    let crl = claims.crl.map_or_else(
-        || "none consulted".to_owned(),
-        |crl| format!("consulted, made {}", crl.this_update),
-    );
-    if policy.require_crl {
-        findings.checks.compare(
-            "snp.crl",
-            claims.crl.is_some(),
-            "a current revocation list of the root",
-            crl,
-            "supply AMD's CRL for the product as an endorsement",
-        );
-    } else {
-        findings.checks.not_asked("snp.crl", crl);
+    revocation(claims, policy, findings);
+}
+
+fn revocation(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let actual = match claims.crl {
+        None => "none consulted".to_owned(),
+        Some(CrlState { number: Some(number), this_update, .. }) => {
+            format!("number {number}, made {this_update}")
+        }
+        Some(CrlState { number: None, this_update, .. }) => {
+            format!("no number, made {this_update}")
+        }
+    };
+    let floor = policy.min_crl_number;
+    if !policy.require_crl && floor == 0 {
+        return findings.checks.not_asked("snp.crl", actual);
     }
+    let number = claims.crl.map(|crl| crl.number.unwrap_or(0));
+    findings.checks.compare(
+        "snp.crl",
+        number.is_some_and(|number| number >= floor),
+        format!("a current revocation list of the root, number {floor} or later"),
+        actual,
+        "supply AMD's newest CRL for the product as an endorsement",
+    );
 }
 
 fn guest(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
