@@ -1,12 +1,15 @@
 //! Tasks of this repository: `cargo run -p xtask -- TASK`.
 
+mod fuzz;
 mod tidy;
 mod vectors;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo run -p xtask -- TASK
-  tidy           house rules that the compiler does not check";
+  tidy                      house rules that the compiler does not check
+  vectors DIR               verify a directory of evidence against its expectations
+  fuzz SECONDS [TARGET…]    fuzz each reader of bytes from outside";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -14,6 +17,10 @@ fn main() -> anyhow::Result<ExitCode> {
     match arguments.as_slice() {
         ["tidy"] => tidy::run(),
         ["vectors", dir] => vectors::run(std::path::Path::new(dir)),
+        ["fuzz", seconds, names @ ..] => {
+            fuzz::run(seconds.parse()?, names)?;
+            Ok(ExitCode::SUCCESS)
+        }
         _ => {
             eprintln!("{USAGE}");
             Ok(ExitCode::from(2))

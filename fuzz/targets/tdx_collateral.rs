@@ -1,0 +1,15 @@
+//! Intel's collateral: TCB info, QE identity, chains and revocation lists.
+#![no_main]
+
+use casemate_attestation::TrustAnchors;
+use casemate_attestation::tdx::Collateral;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(collateral) = Collateral::decode(bytes) {
+        assert_eq!(collateral.encode(), bytes);
+    }
+    for anchor in &TrustAnchors::vendor().intel {
+        let _ = anchor.prepare(bytes);
+    }
+});
