@@ -337,6 +337,13 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_example_shows_every_default() {
+        let config = parse(include_str!("../verifier.example.toml")).unwrap();
+        assert_eq!(config.lifetimes, Lifetimes::default());
+        assert_eq!(config.limits, Limits::default());
+    }
+
+    #[test]
     fn unknown_fields_are_named() {
         let error = parse(&format!("insecure = true\n{MINIMAL}")).unwrap_err().to_string();
         assert!(error.contains("insecure"), "{error}");

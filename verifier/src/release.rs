@@ -45,25 +45,37 @@ pub(crate) async fn release(
     proof: &[u8],
 ) -> Result<Released, Denial> {
     let now = verifier.now();
-    let refused = |error: &dyn std::fmt::Display| {
-        let expected = "a proof signed by the identity key for this secret and connection";
-        Denial::new(Code::ProofRefused, "proof", expected, error.to_string())
+    let unread = |error| {
+        let expected = "a proof as in docs/formats/release.md";
+        Denial::new(Code::ProofRefused, "proof", expected, format!("{error}"))
     };
-    let claimed = ReleaseProof::unverified_sandbox(proof).map_err(|error| refused(&error))?;
-    let decided = decide(verifier, channel, name, proof, &claimed, now).await;
-    let leased = match decided {
-        Ok((released, terms)) => lease(verifier, released, &terms, &claimed, now).await,
+    let claimed = ReleaseProof::unverified_sandbox(proof).map_err(unread);
+    let sandbox = claimed.as_deref().unwrap_or("unknown").to_owned();
+    let released = match claimed {
+        Ok(_) => give(verifier, channel, name, proof, &sandbox, now).await,
         Err(denial) => Err(denial),
     };
-    match leased {
+    match released {
         // An answer that says that the store is dead cannot be in the store.
         Err(denial) if denial.status < 500 => {
-            let audit = row(now, denial.code.as_ref(), &claimed, name, &denial);
+            let audit = row(now, denial.code.as_ref(), &sandbox, name, &denial);
             verifier.store().write(Write::Audit(audit)).await?.map_err(unexpected)?;
             Err(denial)
         }
         other => other,
     }
+}
+
+async fn give(
+    verifier: &Verifier,
+    channel: &Channel,
+    name: &str,
+    proof: &[u8],
+    sandbox: &str,
+    now: UnixTime,
+) -> Result<Released, Denial> {
+    let (released, terms) = decide(verifier, channel, name, proof, sandbox, now).await?;
+    lease(verifier, released, &terms, sandbox, now).await
 }
 
 /// Everything that must hold, in the order in which it is cheapest to refuse.

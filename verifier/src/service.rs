@@ -32,8 +32,8 @@ pub enum Error {
     /// An address cannot be used.
     #[error("{what}: {source}")]
     Listen {
-        /// The configuration's field.
-        what: &'static str,
+        /// The configuration's field and its value.
+        what: String,
         /// What the system said.
         source: std::io::Error,
     },
@@ -53,8 +53,8 @@ pub struct Service {
 
 /// Runs a verifier until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<(), Error> {
-    let what = "signals";
-    let signals = |kind| signal(kind).map_err(|source| Error::Listen { what, source });
+    let what = || "signals".to_owned();
+    let signals = |kind| signal(kind).map_err(|source| Error::Listen { what: what(), source });
     let (mut terminate, mut interrupt) =
         (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let service = Service::start(config, Clock::system()).await?;
@@ -72,12 +72,13 @@ impl Service {
         let tls = Tls::open(&KeyDir::open(&config.state_dir)?, &config.server_name, clock.now())?;
         let verifier = Arc::new(Verifier::open(config, clock).await?);
         let config = verifier.config();
-        let listener = Listener::bind(&config.listen)
-            .await
-            .map_err(|source| Error::Listen { what: "listen", source })?;
-        let operators = server::bind_private(&config.admin_socket)
-            .await
-            .map_err(|source| Error::Listen { what: "admin_socket", source })?;
+        let listener = Listener::bind(&config.listen).await.map_err(|source| Error::Listen {
+            what: format!("listen, {:?}", config.listen),
+            source,
+        })?;
+        let operators = server::bind_private(&config.admin_socket).await.map_err(|source| {
+            Error::Listen { what: format!("admin_socket, {:?}", config.admin_socket), source }
+        })?;
         let address = listener.address();
         tracing::info!(listen = ?config.listen, tenant = config.tenant, "verifier is ready");
         let (stop, stopped) = watch::channel(false);

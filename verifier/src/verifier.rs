@@ -31,7 +31,7 @@ pub struct Verifier {
     store: Store,
     bodies: BodyMemory,
     judge: Arc<Judge>,
-    judging: Semaphore,
+    judging: Arc<Semaphore>,
     admitted: Cache,
 }
 
@@ -49,6 +49,7 @@ impl Verifier {
     pub async fn open(config: Config, clock: Clock) -> Result<Self, Error> {
         let keys = KeyDir::open(&config.state_dir)?;
         let nonce_key = keys.symmetric("nonce.key")?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let secrets_key = keys.symmetric("secrets.key")?;
         Ok(Self {
             challenger: Challenger::new(&nonce_key, config.lifetimes.nonce_seconds)
@@ -58,7 +59,7 @@ impl Verifier {
             store: Store::open(&keys.path("verifier.db")).await?,
             bodies: BodyMemory::new(config.limits.body_memory_mib),
             judge: Arc::new(Judge::load(&config)?),
-            judging: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            judging: Arc::new(Semaphore::new(processors)),
             admitted: Cache::default(),
             config,
             clock,
@@ -150,9 +151,14 @@ impl Verifier {
         &self,
         act: impl FnOnce(&Judge) -> Result<T, Denial> + Send + 'static,
     ) -> Result<T, Denial> {
-        let _turn = self.judging.acquire().await.map_err(Denial::internal)?;
+        let turn = self.judging.clone().acquire_owned().await.map_err(Denial::internal)?;
         let judge = self.judge.clone();
-        tokio::task::spawn_blocking(move || act(&judge)).await.map_err(Denial::internal)?
+        let judged = tokio::task::spawn_blocking(move || {
+            // Ends with the work, not with the request that may have gone away.
+            let _turn = turn;
+            act(&judge)
+        });
+        judged.await.map_err(Denial::internal)?
     }
 
     pub(crate) fn bodies(&self) -> &BodyMemory {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod attest;
+mod figures;
 mod harness;
 mod hostile;
 mod operator;
