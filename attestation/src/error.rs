@@ -125,7 +125,7 @@ reasons! {
     CollateralSignature, "collateral-signature", "collateral-signature", "Collateral is not signed by the TCB signer.";
     CollateralStale, "collateral-stale", "collateral-stale", "Collateral is not current at the time of verification.";
     Fmspc, "fmspc", "fmspc", "The TCB info is for another platform family.";
-    PceId, "pce-id", "fmspc", "The TCB info is for another provisioning enclave.";
+    PceId, "pceid", "pceid", "The TCB info is for another provisioning enclave.";
     TdxModule, "tdx-module", "tdx-module", "The TDX module is not one that the TCB info knows.";
     TcbStatus, "tcb-status", "tcb-status", "The TCB status is not one that is known.";
     EventLog, "event-log", "event-log", "The event log does not replay to the measured registers.";

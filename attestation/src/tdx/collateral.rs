@@ -47,8 +47,8 @@ impl Collateral {
         let (tcb_info, qe_identity) = (fields.bytes(2)?, fields.bytes(3)?);
         let (tcb_signing_chain, root_crl) = (fields.bytes(4)?, fields.bytes(5)?);
         let crls = fields.items(6)?;
-        if crls.is_empty() || crls.len() > MAX_PCK_CRLS {
-            return Err(fields.wrong(6, "1 to 4 CRLs"));
+        if crls.len() > MAX_PCK_CRLS {
+            return Err(fields.wrong(6, "at most 4 CRLs"));
         }
         let pck_crls = crls
             .into_iter()
@@ -73,7 +73,7 @@ mod tests {
             pck_crls: vec![vec![5], vec![6]],
         };
         assert_eq!(Collateral::decode(&collateral.encode()), Ok(collateral.clone()));
-        let none = Collateral { pck_crls: vec![], ..collateral };
-        assert!(Collateral::decode(&none.encode()).is_err());
+        let many = Collateral { pck_crls: vec![vec![]; 5], ..collateral };
+        assert!(Collateral::decode(&many.encode()).is_err());
     }
 }

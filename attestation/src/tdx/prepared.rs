@@ -79,6 +79,7 @@ impl Prepared {
     /// Checks `collateral` under `anchor`, at no particular time. Most callers
     /// use [`crate::verify()`], for which the anchor remembers what it prepared.
     pub fn new(collateral: &Collateral, anchor: &IntelAnchor) -> Result<Self, VerifyError> {
+        refuse_missing(collateral)?;
         let root = anchor.root();
         let root_crl = crl(&collateral.root_crl)?;
         root_crl.check_issued_by(root)?;
@@ -211,6 +212,22 @@ fn check_quote(quote: &Quote<'_>) -> Result<(), VerifyError> {
 
 fn refuse_signature(reason: Reason, field: &str, expected: &str) -> VerifyError {
     VerifyError::new(reason, field, expected, "one that does not verify")
+}
+
+fn refuse_missing(collateral: &Collateral) -> Result<(), VerifyError> {
+    let parts = [
+        ("TCB info", collateral.tcb_info.is_empty()),
+        ("QE identity", collateral.qe_identity.is_empty()),
+        ("TCB signing chain", collateral.tcb_signing_chain.is_empty()),
+        ("root CRL", collateral.root_crl.is_empty()),
+        ("PCK CRL", collateral.pck_crls.iter().all(Vec::is_empty)),
+    ];
+    match parts.iter().find(|(_, missing)| *missing) {
+        None => Ok(()),
+        Some((part, _)) => {
+            Err(VerifyError::new(Reason::CollateralMissing, *part, "some bytes", "none"))
+        }
+    }
 }
 
 /// The TCB signing certificates in `pem`. The root may be there too, and must

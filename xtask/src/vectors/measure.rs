@@ -8,6 +8,7 @@ use casemate_attestation::measure::ovmf::Ovmf;
 use casemate_attestation::measure::snp::{
     KernelHashes, Launch, SvsmLaunch, Vcpu, Vmm, launch_digest, svsm_launch_digest,
 };
+use casemate_attestation::measure::tdx::{PageOrder, Tdvf};
 use casemate_attestation::wire::{hex, unhex_array};
 use serde_json::Value;
 
@@ -44,6 +45,7 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Vec<Line>> {
 fn one(folder: &Path, kind: &str, case: &Value) -> anyhow::Result<String> {
     match kind {
         "snp" => compare(case, snp(folder, case)),
+        "mrtd" => compare(case, mrtd(folder, case)),
         other => bail!("no calculator for {other}"),
     }
 }
@@ -95,6 +97,13 @@ fn snp(folder: &Path, case: &Value) -> anyhow::Result<[u8; 48]> {
         }
         other => bail!("mode: unknown {other}"),
     }
+}
+
+fn mrtd(folder: &Path, case: &Value) -> anyhow::Result<[u8; 48]> {
+    let image = image(folder, text(case, "firmware")?)?;
+    let order = text(case, "order")?;
+    let order = PageOrder::ALL.into_iter().find(|known| known.name() == order);
+    Ok(Tdvf::parse(&image)?.mrtd(order.context("order: expected per-page or two-pass")?))
 }
 
 /// A firmware image; a name that ends in .gz is unpacked.

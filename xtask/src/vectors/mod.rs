@@ -4,9 +4,11 @@
 //! A case agrees when the outcome and the class of the reason are those that
 //! it expects; one line a case, the count last.
 
+mod azure;
 mod measure;
 mod nvgpu;
 mod snp;
+mod tdx;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,7 +26,8 @@ pub(crate) struct Line {
 /// A kind of vectors: the folder's name, and what runs it.
 type Kind = (&'static str, fn(&Path) -> anyhow::Result<Vec<Line>>);
 
-const KINDS: [Kind; 3] = [("snp", snp::run), ("measure", measure::run), ("nvgpu", nvgpu::run)];
+const KINDS: [Kind; 4] =
+    [("snp", snp::run), ("tdx", tdx::run), ("measure", measure::run), ("nvgpu", nvgpu::run)];
 /// Transcripts of services, which are no evidence: the services' own tests.
 const NOT_EVIDENCE: &str = "verifier";
 

@@ -33,6 +33,10 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Vec<Line>> {
     if tables.is_dir() {
         lines.push(line("cert-tables/veraison-genoa-auxblob", || table(dir, &vendor)));
     }
+    let azure = dir.join("azure-hcl");
+    if azure.is_dir() {
+        lines.extend(super::azure::run(&azure)?);
+    }
     let synthetic = dir.join("synthetic");
     if synthetic.is_dir() {
         let anchors = local_anchors(&synthetic.join("roots"))?;
