@@ -61,6 +61,8 @@ pub struct NvidiaAnchor {
     anchor: Anchor,
     device_root: Certificate,
     rim_root: Certificate,
+    /// What was verified under it before; clones share it.
+    memo: std::sync::Arc<crate::gpu::Memo>,
 }
 
 /// An enrolled host.
@@ -199,7 +201,8 @@ impl NvidiaAnchor {
         }
         let vendor = pinned(core::iter::once(NVIDIA_DEVICE), &device_root)
             && pinned(core::iter::once(NVIDIA_RIM), &rim_root);
-        Ok(Self { anchor: Anchor::custom(label, vendor), device_root, rim_root })
+        let anchor = Anchor::custom(label, vendor);
+        Ok(Self { anchor, device_root, rim_root, memo: std::sync::Arc::default() })
     }
 
     /// Label and kind.
@@ -210,6 +213,10 @@ impl NvidiaAnchor {
     /// The root of the devices' identity certificates.
     pub fn device_root(&self) -> &Certificate {
         &self.device_root
+    }
+
+    pub(crate) fn memo(&self) -> &std::sync::Arc<crate::gpu::Memo> {
+        &self.memo
     }
 
     /// The root of the reference manifests' signatures.

@@ -20,6 +20,8 @@ pub enum EvidenceKind {
     GpuReport,
     /// A TCG event log (CCEL).
     EventLog,
+    /// The measured guest's list of its NVIDIA devices.
+    DeviceInventory,
 }
 
 /// What an endorsement sent along with an item is. All of them are hints:
@@ -104,7 +106,7 @@ impl EvidenceItem {
         let mut fields = Fields::of(WHAT, value)?;
         let kind = fields.uint(1)?;
         let kind = EvidenceKind::from_code(kind)
-            .ok_or_else(|| fields.wrong(1, "a known evidence kind (1 to 5)"))?;
+            .ok_or_else(|| fields.wrong(1, "a known evidence kind (1 to 6)"))?;
         let evidence = fields.bytes(2)?;
         let endorsements = fields.items(3)?;
         if endorsements.len() > MAX_ENDORSEMENTS {
@@ -128,12 +130,13 @@ fn endorsement_from_value(value: Value) -> Result<(EndorsementKind, Vec<u8>), Cb
 }
 
 impl EvidenceKind {
-    const CODES: [(u64, Self); 5] = [
+    const CODES: [(u64, Self); 6] = [
         (1, Self::SnpReport),
         (2, Self::TdxQuote),
         (3, Self::HostClaim),
         (4, Self::GpuReport),
         (5, Self::EventLog),
+        (6, Self::DeviceInventory),
     ];
 
     fn code(self) -> u64 {

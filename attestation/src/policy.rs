@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::boundary::{Boundary, Properties, Property, Risk};
 use crate::break_list::BreakList;
+use crate::gpu::GpuPolicy;
 use crate::snp::{Product, Tcb};
 use crate::wire::unhex;
 
@@ -64,6 +65,7 @@ pub(crate) struct Document {
     pub(crate) name: String,
     pub(crate) snp: SnpPolicy,
     pub(crate) tdx: TdxPolicy,
+    pub(crate) gpu: GpuPolicy,
     pub(crate) host: HostPolicy,
     pub(crate) risk: RiskPolicy,
     pub(crate) generations: GenerationPolicy,
@@ -222,6 +224,11 @@ impl Policy {
         &self.document.tdx
     }
 
+    /// What is asked of GPUs and switches.
+    pub fn gpu(&self) -> &GpuPolicy {
+        &self.document.gpu
+    }
+
     /// What is asked of a host's claim.
     pub fn host(&self) -> &HostPolicy {
         &self.document.host
@@ -268,6 +275,7 @@ impl Default for Document {
             name: "default".to_owned(),
             snp: SnpPolicy::default(),
             tdx: TdxPolicy::default(),
+            gpu: GpuPolicy::default(),
             host: HostPolicy::default(),
             risk: RiskPolicy::default(),
             generations: GenerationPolicy::default(),

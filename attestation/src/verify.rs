@@ -4,6 +4,7 @@ use crate::anchors::{Anchor, TrustAnchors};
 use crate::error::{Reason, VerifyError};
 use crate::eventlog::{EventLog, EventLogClaims};
 use crate::evidence::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
+use crate::gpu::{self, DeviceResult, Inventory};
 use crate::host_claim::HostClaim;
 use crate::snp::{self, SnpClaims};
 use crate::tdx::{self, TdxClaims};
@@ -59,6 +60,10 @@ pub enum ItemClaims {
     Tdx(Box<TdxClaims>),
     /// An event log that replays to the registers of the machine's TDX quote.
     EventLog(Box<EventLogClaims>),
+    /// A GPU or NVSwitch.
+    Device(Box<DeviceResult>),
+    /// The guest's list of its devices.
+    Inventory(Inventory),
     /// The host's statement.
     Host(Box<HostClaims>),
 }
@@ -97,6 +102,22 @@ impl Claims {
         })
     }
 
+    /// The GPUs and switches, in the envelope's order.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceResult> {
+        self.items.iter().filter_map(|item| match item {
+            ItemClaims::Device(result) => Some(result.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// The guest's list of its devices, if the envelope had one.
+    pub fn inventory(&self) -> Option<&Inventory> {
+        self.items.iter().find_map(|item| match item {
+            ItemClaims::Inventory(inventory) => Some(inventory),
+            _ => None,
+        })
+    }
+
     /// The host's statement, if the envelope had one.
     pub fn host(&self) -> Option<&HostClaims> {
         self.items.iter().find_map(|item| match item {
@@ -110,7 +131,7 @@ impl Claims {
 ///
 /// All or nothing: one item that does not verify refuses the envelope, so that
 /// nobody can hide a bad item behind a good one. At most one CPU report, one
-/// event log and one host claim are accepted.
+/// event log, one device inventory and one host claim are accepted.
 pub fn verify(
     evidence: &Evidence,
     anchors: &TrustAnchors,
@@ -118,10 +139,16 @@ pub fn verify(
     now: UnixTime,
 ) -> Result<Verified<Claims>, VerifyError> {
     refuse_doubles(evidence)?;
+    let devices = gpu::set::Devices::new(evidence, anchors, endorsements);
     let items = evidence
         .items
         .iter()
-        .map(|item| verify_item(item, anchors, endorsements, now))
+        .map(|item| match item.kind {
+            EvidenceKind::GpuReport => {
+                devices.verify(item, now).map(|result| ItemClaims::Device(Box::new(result)))
+            }
+            _ => verify_item(item, anchors, endorsements, now),
+        })
         .collect::<Result<_, _>>()?;
     let claims = Claims { items };
     check_event_log(&claims)?;
@@ -161,10 +188,14 @@ fn verify_item(
             let log = EventLog::parse(&item.evidence)?;
             Ok(ItemClaims::EventLog(Box::new(EventLogClaims::of(&log))))
         }
+        EvidenceKind::DeviceInventory => {
+            gpu::set::verify_inventory(item).map(ItemClaims::Inventory)
+        }
+        // Devices share manifests, and are verified together.
         EvidenceKind::GpuReport => Err(VerifyError::new(
             Reason::Unsupported,
             "evidence item",
-            "a kind that this build verifies",
+            "an item that is verified alone",
             format!("{:?}", item.kind),
         )),
     }
@@ -177,7 +208,13 @@ fn refuse_doubles(evidence: &Evidence) -> Result<(), VerifyError> {
     let cpus = count(&[EvidenceKind::SnpReport, EvidenceKind::TdxQuote]);
     let hosts = count(&[EvidenceKind::HostClaim]);
     let logs = count(&[EvidenceKind::EventLog]);
-    for (what, count) in [("CPU reports", cpus), ("host claims", hosts), ("event logs", logs)] {
+    let inventories = count(&[EvidenceKind::DeviceInventory]);
+    for (what, count) in [
+        ("CPU reports", cpus),
+        ("host claims", hosts),
+        ("event logs", logs),
+        ("device inventories", inventories),
+    ] {
         if count > 1 {
             return Err(VerifyError::new(Reason::Malformed, what, "at most one", count));
         }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod der;
+pub mod gpu;
 mod psp;
 
 pub use psp::{CertSpec, Issuer, PspConfig, PspModel, ReportFields, SubjectKey, VekKind};

@@ -7,6 +7,7 @@
 mod affirm;
 mod checks;
 mod generation;
+mod gpu;
 mod host;
 mod snp;
 mod tdx;
@@ -90,7 +91,8 @@ pub fn appraise<'a>(
     expected: impl Into<Expected<'a>>,
     now: UnixTime,
 ) -> Appraisal {
-    let report_data = expected.into().report_data();
+    let expected = expected.into();
+    let report_data = expected.report_data();
     let mut findings = Findings::new();
     if let Some(snp) = claims.snp() {
         generation::snp(snp, policy, now, &mut findings);
@@ -103,6 +105,7 @@ pub fn appraise<'a>(
     if let Some(host) = claims.host() {
         host::appraise(host, policy.host(), references, report_data, now, &mut findings);
     }
+    gpu::appraise(&gpu::Devices::of(claims), policy.gpu(), expected, now, &mut findings);
     findings.checks.compare(
         "evidence.bound",
         findings.fresh,

@@ -8,6 +8,7 @@ use crate::time::UnixTime;
 use crate::wire;
 use crate::x509::{Certificate, PemLimits, certificates_from_pem};
 
+use super::binding::DeviceDigests;
 use super::chain::{self, DEVICE};
 use super::code::{Code, Finding, Source};
 use super::compare::Comparison;
@@ -27,7 +28,7 @@ const CHAIN_LIMITS: PemLimits = PemLimits { bytes: 16 * 1024, blocks: 8 };
 #[derive(Debug, Default)]
 pub struct Verifier {
     roots: Roots,
-    memo: Memo,
+    memo: Arc<Memo>,
 }
 
 /// The evidence of one device and what was found to judge it by.
@@ -41,6 +42,15 @@ pub struct DeviceEvidence<'a> {
     pub manifests: &'a [(Source, &'a [u8])],
     /// OCSP responses in DER, in any order.
     pub ocsp: &'a [&'a [u8]],
+}
+
+/// Where a device's manifests come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Manifests<'a> {
+    /// The caller knows which manifest is for which part.
+    Slots(&'a [(Source, Arc<Checked>)]),
+    /// Those that fit are looked for.
+    Pool(&'a [Arc<Checked>]),
 }
 
 /// How far the evidence goes.
@@ -68,8 +78,10 @@ pub struct Used {
 }
 
 /// Everything that was found out about one device.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceResult {
+    /// The digests of the evidence, for the binding.
+    pub digests: DeviceDigests,
     /// What is wrong, in the order of the checks.
     pub findings: Vec<Finding>,
     /// What the device says, unless its report does not parse. Believe it only
@@ -86,9 +98,11 @@ pub struct DeviceResult {
 }
 
 impl Verifier {
-    /// A verifier that accepts what leads to `anchors`.
+    /// A verifier that accepts what leads to `anchors`, and remembers with them:
+    /// whoever keeps the anchors keeps the memory.
     pub fn new(anchors: &[NvidiaAnchor]) -> Self {
-        Self { roots: Roots::new(anchors), memo: Memo::default() }
+        let memo = anchors.first().map(|anchor| Arc::clone(anchor.memo())).unwrap_or_default();
+        Self { roots: Roots::new(anchors), memo }
     }
 
     /// Reads and checks a manifest; its dates are checked when it is used.
@@ -109,18 +123,19 @@ impl Verifier {
             .iter()
             .map(|(source, bytes)| (*source, self.manifest(bytes)))
             .collect();
-        self.device_with(evidence, &manifests, nonce, now)
+        self.device_with(evidence, Manifests::Slots(&manifests), nonce, now)
     }
 
     /// The same with manifests that were read before; those of `evidence` are ignored.
-    pub fn device_with(
+    pub(crate) fn device_with(
         &self,
         evidence: &DeviceEvidence<'_>,
-        manifests: &[(Source, Arc<Checked>)],
+        manifests: Manifests<'_>,
         nonce: Option<&[u8; 32]>,
         now: UnixTime,
     ) -> DeviceResult {
         let mut result = DeviceResult {
+            digests: super::set::digests_of(evidence),
             findings: Vec::new(),
             facts: None,
             comparison: None,
@@ -140,7 +155,7 @@ impl Verifier {
         result: &mut DeviceResult,
         report: &Report<'_>,
         evidence: &DeviceEvidence<'_>,
-        manifests: &[(Source, Arc<Checked>)],
+        manifests: Manifests<'_>,
         nonce: Option<&[u8; 32]>,
         now: UnixTime,
     ) {
@@ -153,16 +168,18 @@ impl Verifier {
         };
         self.check_chain(result, &chain, now);
         let signed = check_report(result, report, chain.first(), nonce);
+        let mut chosen = Vec::new();
         match Facts::read(report, &chain, signed) {
             Ok(facts) => {
                 result.findings.extend(facts.contradictions());
-                check_manifests(result, &facts, manifests, now);
-                compare(result, report, &facts, manifests);
+                chosen = manifests.choose(&facts, now);
+                check_manifests(result, &facts, &chosen, now);
+                compare(result, report, &facts, &chosen);
                 result.facts = Some(facts);
             }
             Err(finding) => result.findings.push(finding),
         }
-        self.check_revocation(result, &chain, manifests, evidence.ocsp, now);
+        self.check_revocation(result, &chain, &chosen, evidence.ocsp, now);
     }
 
     fn check_chain(&self, result: &mut DeviceResult, chain: &[Certificate], now: UnixTime) {
@@ -199,6 +216,31 @@ impl Verifier {
         }
         let revoked: Vec<_> = result.revocation.iter().filter_map(Revocation::revoked).collect();
         result.findings.extend(revoked);
+    }
+}
+
+impl Manifests<'_> {
+    /// The manifests for a device: as given, or for each part the one that fits
+    /// version and chip. Of several, one without fault wins, then the one
+    /// signed last: manifests are re-issued under one id.
+    fn choose(self, facts: &Facts, now: UnixTime) -> Vec<(Source, Arc<Checked>)> {
+        let pool = match self {
+            Self::Slots(slots) => return slots.to_vec(),
+            Self::Pool(pool) => pool,
+        };
+        let best = |source: &Source| {
+            let fits = |checked: &&Arc<Checked>| {
+                let manifest = checked.manifest.as_ref();
+                manifest.is_some() && facts.manifest_mismatch(*source, manifest).is_empty()
+            };
+            let merit = |checked: &&Arc<Checked>| {
+                let signed_at = checked.chain.first().map(Certificate::not_before);
+                (checked.findings_at(now).is_empty(), signed_at)
+            };
+            let found = pool.iter().filter(fits).max_by_key(merit)?;
+            Some((*source, Arc::clone(found)))
+        };
+        facts.kind.sources().iter().filter_map(best).collect()
     }
 }
 

@@ -6,6 +6,7 @@
 //! responses. Every fault is a [`Finding`] with a stable [`Code`]; nothing is
 //! believed before its signature holds. Formats: docs/formats/gpu-binding.md.
 
+mod binding;
 mod canonical;
 mod chain;
 mod code;
@@ -17,19 +18,27 @@ mod fwid;
 mod memo;
 pub mod ocsp;
 mod opaque;
+mod policy;
 mod report;
 mod revocation;
 mod rim;
 mod roots;
+pub(crate) mod set;
 mod signature;
 mod topology;
 mod xml;
 
+pub(crate) use binding::digest;
+pub use binding::{
+    ConfidentialState, DeviceDigests, Function, Inventory, LIMITS, device_nonce, devices_digest,
+};
 pub use code::{Code, Finding, Source};
 pub use compare::{Comparison, Mismatch};
 pub use device::{DeviceEvidence, DeviceResult, Outcome, Used, Verifier};
 pub use facts::{DeviceKind, Facts};
+pub(crate) use memo::Memo;
 pub use opaque::{Mode, Opaque, Pdi, field};
+pub use policy::GpuPolicy;
 pub use report::{MAX_REPORT_BYTES, Measurement, Report};
 pub use revocation::Revocation;
 pub use rim::{Checked, Manifest, Reference};

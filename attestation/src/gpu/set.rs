@@ -1,0 +1,112 @@
+//! All devices of one envelope: read, verified, and given their manifests.
+
+use std::sync::Arc;
+
+use crate::anchors::TrustAnchors;
+use crate::error::{Reason, VerifyError};
+use crate::evidence::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
+use crate::time::UnixTime;
+use crate::verify::Endorsements;
+
+use super::binding::{DeviceDigests, Inventory};
+use super::code::Code;
+use super::device::{DeviceEvidence, DeviceResult, Manifests, Verifier};
+use super::rim::Checked;
+
+/// More manifests than eight GPUs and four switches of mixed age need.
+const MAX_MANIFESTS: usize = 64;
+
+/// The verifier of an envelope's devices, and what they may be judged by.
+#[derive(Debug)]
+pub(crate) struct Devices<'a> {
+    verifier: Verifier,
+    manifests: Vec<Arc<Checked>>,
+    ocsp: Vec<&'a [u8]>,
+}
+
+impl<'a> Devices<'a> {
+    /// Collects manifests and OCSP responses: the verifier's own, and those that
+    /// came with any device.
+    pub(crate) fn new(
+        evidence: &'a Evidence,
+        anchors: &TrustAnchors,
+        endorsements: &'a Endorsements,
+    ) -> Self {
+        let verifier = Verifier::new(&anchors.nvidia);
+        let devices = evidence.items.iter().filter(|item| item.kind == EvidenceKind::GpuReport);
+        let mut found = Self { verifier, manifests: Vec::new(), ocsp: Vec::new() };
+        let of_items: Vec<_> = devices.flat_map(|item| &item.endorsements).collect();
+        if evidence.items.iter().all(|item| item.kind != EvidenceKind::GpuReport) {
+            return found;
+        }
+        let all: Vec<_> = endorsements.items.iter().chain(of_items).collect();
+        let of_kind = |kind| {
+            let some = all.iter().filter(move |(one, _)| *one == kind);
+            let mut some: Vec<_> = some.map(|(_, bytes)| bytes.as_slice()).collect();
+            some.sort_unstable();
+            some.dedup();
+            some
+        };
+        let manifests = of_kind(EndorsementKind::Rim).into_iter().take(MAX_MANIFESTS);
+        found.manifests = manifests.map(|bytes| found.verifier.manifest(bytes)).collect();
+        found.ocsp = of_kind(EndorsementKind::Ocsp);
+        found
+    }
+
+    /// Verifies one device. The report, its chain and its signature must hold;
+    /// what else is wrong is left to the appraisal.
+    pub(crate) fn verify(
+        &self,
+        item: &EvidenceItem,
+        now: UnixTime,
+    ) -> Result<DeviceResult, VerifyError> {
+        let evidence = DeviceEvidence {
+            report: &item.evidence,
+            chain: chain_of(item),
+            manifests: &[],
+            ocsp: &self.ocsp,
+        };
+        let pool = Manifests::Pool(&self.manifests);
+        let result = self.verifier.device_with(&evidence, pool, None, now);
+        match result.findings.iter().find(|finding| finding.code < Code::NonceMismatch) {
+            None => Ok(result),
+            Some(finding) => Err(VerifyError::new(
+                reason(finding.code),
+                format!("device, {}: {}", finding.name(), finding.field),
+                finding.expected.clone(),
+                &finding.actual,
+            )),
+        }
+    }
+}
+
+/// Reads the guest's inventory.
+pub(crate) fn verify_inventory(item: &EvidenceItem) -> Result<Inventory, VerifyError> {
+    Inventory::decode(&item.evidence).map_err(|error| {
+        VerifyError::new(Reason::Malformed, "device inventory", "one that is well-formed", error)
+    })
+}
+
+/// The certificate chain that came with a device's report.
+pub(crate) fn chain_of(item: &EvidenceItem) -> &[u8] {
+    let chain =
+        item.endorsements.iter().find(|(kind, _)| *kind == EndorsementKind::CertificateChain);
+    chain.map_or(&[], |(_, bytes)| bytes.as_slice())
+}
+
+/// The digests of a device item, for the binding.
+pub(crate) fn digests_of(evidence: &DeviceEvidence<'_>) -> DeviceDigests {
+    DeviceDigests::new(evidence.report, evidence.chain)
+}
+
+/// The reason class of a code that ends a verification.
+fn reason(code: Code) -> Reason {
+    match code {
+        Code::ChainParse => Reason::CertMalformed,
+        Code::ChainExpired | Code::ChainNotYetValid => Reason::CertValidity,
+        Code::ChainSignature => Reason::CertSignature,
+        Code::ChainLength | Code::ChainRoot | Code::ChainName | Code::ChainNotCa => Reason::Chain,
+        Code::ReportSignature => Reason::Signature,
+        _ => Reason::GpuReport,
+    }
+}
