@@ -1,0 +1,65 @@
+//! The device thread: waits for doorbells and host files, and lets devices work.
+
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bytes::{low_u32, narrow, wide};
+use crate::gate::Gate;
+use crate::poll::Poll;
+use crate::virtio::Event;
+use crate::virtio::pci::VirtioPci;
+
+/// A device and the doorbells that wake it: one of its own, then one a queue.
+pub(crate) struct Attached {
+    pub(crate) device: Arc<VirtioPci>,
+    pub(crate) doorbells: Vec<EventFd>,
+}
+
+/// Numbers from here on are doorbells, below it the device's own files.
+pub(crate) const DOORBELL: u32 = 1 << 31;
+
+/// How often the thread looks whether the machine has ended.
+const LOOK_MS: u64 = 200;
+
+/// Adds all doorbells to the set.
+pub(crate) fn listen(poll: &Poll, devices: &[Attached]) -> std::io::Result<()> {
+    for (device, attached) in devices.iter().enumerate() {
+        for (bell, doorbell) in attached.doorbells.iter().enumerate() {
+            let number = wide(device) << 32 | u64::from(DOORBELL) | wide(bell);
+            poll.add(crate::sys::borrow(doorbell), number)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs until the machine ends.
+pub(crate) fn run(poll: &Poll, devices: &[Attached], gate: &Gate) {
+    while gate.exit().is_none() {
+        match poll.wait(Some(LOOK_MS)) {
+            Ok(numbers) => numbers.into_iter().for_each(|number| dispatch(devices, number)),
+            Err(error) => {
+                let detail = format!("waiting for devices: {error}");
+                return gate.end(crate::exit::Exit::Monitor { detail });
+            }
+        }
+    }
+}
+
+fn dispatch(devices: &[Attached], number: u64) {
+    let Some(attached) = devices.get(narrow(number >> 32)) else { return };
+    let token = low_u32(number);
+    let event = match token.checked_sub(DOORBELL) {
+        None => Event::Host(token),
+        Some(bell) => {
+            let bell = narrow(u64::from(bell));
+            // Emptying the counter: several rings are one.
+            let _ = attached.doorbells.get(bell).map(EventFd::read);
+            bell.checked_sub(1).map_or(Event::Start, Event::Queue)
+        }
+    };
+    let more = attached.device.service(event);
+    if more {
+        let _ = attached.doorbells.first().map(|doorbell| doorbell.write(1));
+    }
+}

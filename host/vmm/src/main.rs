@@ -1,0 +1,41 @@
+//! `casemate-vmm SPEC.toml`: runs one machine to its end.
+//!
+//! The last line of standard error is the exit reason as JSON. Exit code 0: the guest
+//! ended itself; 1: it was ended; 2: it never ran.
+
+use std::process::ExitCode;
+
+use casemate_vmm::{Exit, VmSpec};
+
+fn main() -> ExitCode {
+    abort_on_panic();
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let [path] = arguments.as_slice() else {
+        eprintln!("usage: casemate-vmm SPEC.toml");
+        return ExitCode::from(2);
+    };
+    match start(path.as_ref()) {
+        Ok(exit) => {
+            let text = serde_json::to_string(&exit).unwrap_or_default();
+            eprintln!("{text}");
+            ExitCode::from(if exit.is_orderly() { 0 } else { 1 })
+        }
+        Err(error) => {
+            eprintln!("casemate-vmm: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn start(path: &std::path::Path) -> Result<Exit, Box<dyn std::error::Error>> {
+    let text = std::fs::read_to_string(path)?;
+    Ok(casemate_vmm::run(&VmSpec::parse(&text)?)?)
+}
+
+/// A thread that fails must not leave a machine running half-watched.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("casemate-vmm: {panic}");
+        std::process::abort();
+    }));
+}
