@@ -1,6 +1,7 @@
 //! Tasks of this repository: `cargo run -p xtask -- TASK`.
 
 mod fuzz;
+mod lab;
 mod tidy;
 mod vectors;
 
@@ -9,12 +10,14 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo run -p xtask -- TASK
   tidy                      house rules that the compiler does not check
   vectors DIR               verify a directory of evidence against its expectations
-  fuzz SECONDS [TARGET…]    fuzz each reader of bytes from outside";
+  fuzz SECONDS [TARGET…]    fuzz each reader of bytes from outside
+  lab [--long] [SCENARIO…]  drives our VMM on emulated hardware with nested KVM";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
+        ["lab", rest @ ..] => lab::run(rest),
         ["tidy"] => tidy::run(),
         ["vectors", dir] => vectors::run(std::path::Path::new(dir)),
         ["fuzz", seconds, names @ ..] => {

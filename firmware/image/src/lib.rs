@@ -58,6 +58,8 @@ pub struct BuildSpec {
     pub guest_config: PathBuf,
     /// More files for the initramfs, such as the workload.
     pub extra_files: Vec<ExtraFile>,
+    /// More modules of the kernel package than the pin names, loaded after them.
+    pub extra_modules: Vec<String>,
     /// The image's name in reference values and results.
     pub label: String,
     /// The kernel's command line.
@@ -270,6 +272,7 @@ impl BuildSpec {
             init: init.into(),
             guest_config: guest_config.into(),
             extra_files: Vec::new(),
+            extra_modules: Vec::new(),
             label: "casemate".to_owned(),
             max_vcpus: 4,
             cmdline: DEFAULT_CMDLINE.to_owned(),
@@ -295,7 +298,7 @@ pub fn build(spec: &BuildSpec, progress: &mut dyn FnMut(Progress)) -> Result<Man
     fs::create_dir_all(&spec.cache).map_err(|e| BuildError::io("make", &spec.cache, e))?;
     let package = mirror::package(&pin, &spec.cache, spec.mirror.as_deref(), progress)?;
     progress(Progress { step: Step::Unpack, done: 0, total: 1 });
-    let kernel = add_kernel_files(&pin, &package, &mut archive)?;
+    let kernel = add_kernel_files(spec, &pin, &package, &mut archive)?;
     progress(Progress { step: Step::Assemble, done: 0, total: 1 });
     let image = Image { kernel, initrd: archive.encode(), cmdline: spec.cmdline.clone() };
     let manifest = Manifest {
@@ -335,6 +338,7 @@ fn own_files(spec: &BuildSpec) -> Result<Archive, BuildError> {
 
 /// Unpacks the package: returns the kernel, puts the modules into `archive`.
 fn add_kernel_files(
+    spec: &BuildSpec,
     pin: &KernelPin,
     package: &Path,
     archive: &mut Archive,
@@ -345,7 +349,8 @@ fn add_kernel_files(
     tool::run(&mut command, UNPACK_LIMIT, &mut || {})?;
     let modules = folder.path().join("lib/modules").join(&pin.release).join("kernel");
     let mut list = String::new();
-    for module in module::collect(&modules, &pin.modules)? {
+    let wanted: Vec<String> = pin.modules.iter().chain(&spec.extra_modules).cloned().collect();
+    for module in module::collect(&modules, &wanted)? {
         let path = format!("/lib/modules/{}.ko", module.name);
         list.push_str(&path);
         list.push('\n');

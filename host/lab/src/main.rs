@@ -1,2 +1,19 @@
-//! Placeholder.
-fn main() {}
+//! PID 1 of the lab, in two places: on the emulated host it drives the VMM
+//! through scenarios, and in the VMM's guest it does what a scenario asks.
+
+mod agent;
+mod bench;
+mod machine;
+mod scenarios;
+mod start;
+
+use std::path::Path;
+
+fn main() {
+    let result = start::prepare()
+        .and_then(|()| if Path::new("/guest").exists() { agent::run() } else { bench::run() });
+    if let Err(error) = result {
+        println!("LAB error {error:#}");
+    }
+    start::power_off();
+}

@@ -3,6 +3,7 @@
 //! Source: ACPI 6.5, chapter 5. Everything but the MADT is constant, so that a
 //! confidential image can carry and measure the same bytes.
 
+use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Memory32Fixed, Name, ONE, Package,
     ResourceTemplate, ZERO,
@@ -10,7 +11,6 @@ use acpi_tables::aml::{
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use acpi_tables::Aml;
 
 use crate::bytes::{low_u32, wide};
 use crate::layout;
@@ -181,7 +181,7 @@ mod tests {
     fn table(memory: &Memory, at: u64) -> Vec<u8> {
         let mut head = [0; 8];
         memory.read(at, &mut head).unwrap();
-        let mut whole = vec![0; u32_at(&head, 4).unwrap() as usize];
+        let mut whole = vec![0; crate::bytes::narrow(u32_at(&head, 4).unwrap().into())];
         memory.read(at, &mut whole).unwrap();
         whole
     }

@@ -116,7 +116,8 @@ fn parse_header(first: &[u8]) -> Result<Header, BootError> {
     check(version >= 0x020c, "version", "0x20c or later", version)?;
     check(xload & 1 == 1, "xloadflags", "bit 0 set (64-bit entry)", xload)?;
     let load = u64_at(first, 0x258).unwrap_or_default();
-    let aligned = load >= layout::HIGH_RAM && load < layout::LOW_RAM_MAX && load % 0x1000 == 0;
+    let aligned =
+        (layout::HIGH_RAM..layout::LOW_RAM_MAX).contains(&load) && load.is_multiple_of(0x1000);
     check(aligned, "pref_address", "a page between 1 MiB and 3 GiB", load)?;
     let sectors = match first.get(0x1f1).copied().unwrap_or_default() {
         0 => 4,
@@ -217,7 +218,7 @@ fn write_tables(memory: &Memory) -> Result<(), BootError> {
     const PRESENT_WRITABLE: u64 = 3;
     const LARGE: u64 = 1 << 7;
     let pointers = |first: u64, count: u64| -> Vec<u8> {
-        (0..count).flat_map(|n| (first + n * 0x1000 | PRESENT_WRITABLE).to_le_bytes()).collect()
+        (0..count).flat_map(|n| ((first + n * 0x1000) | PRESENT_WRITABLE).to_le_bytes()).collect()
     };
     memory.write(layout::PAGE_TABLES, &pointers(layout::PAGE_TABLES + 0x1000, 1))?;
     memory.write(layout::PAGE_TABLES + 0x1000, &pointers(layout::PAGE_TABLES + 0x2000, 4))?;
@@ -280,9 +281,12 @@ mod tests {
 
     #[test]
     fn what_cannot_boot_is_refused_with_the_field() {
-        for (at, byte, field) in
-            [(0x202, 0, "header"), (0x207, 0, "version"), (0x236, 0, "xloadflags"), (0x258, 1, "pref_address")]
-        {
+        for (at, byte, field) in [
+            (0x202, 0, "header"),
+            (0x207, 0, "version"),
+            (0x236, 0, "xloadflags"),
+            (0x258, 1, "pref_address"),
+        ] {
             let mut bytes = kernel();
             bytes[at] = byte;
             match parse_header(&bytes) {

@@ -136,10 +136,16 @@ mod tests {
         let (mut peer, mut other) = peer();
         other.write_all(b"{\"op\":\"renew\",\"seconds\":3}\n{\"op\":\"stat").unwrap();
         let mut heard = Vec::new();
-        assert!(peer.talk(&mut |request| { heard.push(request); answer() }));
+        assert!(peer.talk(&mut |request| {
+            heard.push(request);
+            answer()
+        }));
         other.write_all(b"us\"}\nnonsense\n").unwrap();
-        assert!(peer.talk(&mut |request| { heard.push(request); answer() }));
-        assert_eq!(heard, [Request::Renew { seconds: 3 }, Request::Status]);
+        assert!(peer.talk(&mut |request| {
+            heard.push(request);
+            answer()
+        }));
+        assert_eq!(heard, [Request::Renew { seconds: 3 }, Request::Status {}]);
         drop(peer);
         let mut text = String::new();
         other.read_to_string(&mut text).unwrap();

@@ -48,7 +48,8 @@ impl Model {
         for leaf in cpuid.as_mut_slice() {
             match leaf.function {
                 1 => {
-                    leaf.ebx = leaf.ebx & 0xffff | u32::from(id) << 24 | u32::from(self.vcpus) << 16;
+                    leaf.ebx =
+                        leaf.ebx & 0xffff | u32::from(id) << 24 | u32::from(self.vcpus) << 16;
                     leaf.ecx |= 1 << 31; // a hypervisor is present
                     set_bit(&mut leaf.ecx, 24, self.deadline_timer);
                     set_bit(&mut leaf.edx, 28, self.vcpus > 1);
@@ -101,8 +102,7 @@ fn set_entry(cpu: &VcpuFd, entry: &Entry) -> Result<(), kvm_ioctls::Error> {
     (system.idt.base, system.idt.limit) = (0, 0);
     let data = segment(3, 3, true, false);
     system.cs = segment(2, 11, true, true);
-    for register in
-        [&mut system.ds, &mut system.es, &mut system.fs, &mut system.gs, &mut system.ss]
+    for register in [&mut system.ds, &mut system.es, &mut system.fs, &mut system.gs, &mut system.ss]
     {
         *register = data;
     }

@@ -92,11 +92,6 @@ impl Gate {
         self.lock().exit.clone()
     }
 
-    /// Whether the gate is open.
-    pub(crate) fn is_open(&self) -> bool {
-        self.state.load(Ordering::Acquire) == OPEN
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

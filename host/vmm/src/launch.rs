@@ -26,10 +26,10 @@ use crate::poll::{Poll, Registrar};
 use crate::serial::Serial;
 use crate::spec::{SpecError, VmSpec};
 use crate::vcpu::Board;
+use crate::virtio::Device;
 use crate::virtio::console::{Console, Port};
 use crate::virtio::pci::{BAR_LEN, NOTIFY, VirtioPci};
 use crate::virtio::rng::Rng;
-use crate::virtio::Device;
 use crate::{acpi, layout, sys};
 
 /// Why a machine could not be made. Nothing has run.
@@ -134,7 +134,17 @@ pub(crate) fn prepare(spec: &VmSpec) -> Result<Prepared, LaunchError> {
     let Bench { bus, poll, devices, .. } = bench;
     devices::listen(&poll, &devices).map_err(host_step("doorbells"))?;
     let board = Arc::new(Board { bus, serial: Mutex::new(serial), gate: Arc::clone(&gate) });
-    Ok(Prepared { vcpus, board, poll, devices: Arc::new(devices), control, ended, gate, memory, vm })
+    Ok(Prepared {
+        vcpus,
+        board,
+        poll,
+        devices: Arc::new(devices),
+        control,
+        ended,
+        gate,
+        memory,
+        vm,
+    })
 }
 
 fn check_platform(kvm: &Kvm) -> Result<(), LaunchError> {
@@ -173,7 +183,12 @@ fn load(spec: &VmSpec, memory: &Memory) -> Result<Entry, LaunchError> {
     Ok(boot::load(memory, spec.memory_bytes(), &mut kernel, initrd.as_mut(), &spec.cmdline)?)
 }
 
-fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8, entry: &Entry) -> Result<Vec<VcpuFd>, LaunchError> {
+fn create_vcpus(
+    kvm: &Kvm,
+    vm: &VmFd,
+    count: u8,
+    entry: &Entry,
+) -> Result<Vec<VcpuFd>, LaunchError> {
     let model = Model::new(kvm, count).map_err(kvm_step("supported CPUID"))?;
     let create = |id: u8| {
         let cpu = vm.create_vcpu(id.into()).map_err(kvm_step("create vCPU"))?;
@@ -199,12 +214,22 @@ impl Bench {
         let mut bus = Bus::default();
         bus.add(Arc::new(crate::pci::config::HostBridge::new()), &[]);
         let windows = Windows::new();
-        Ok(Self { vm: Arc::clone(vm), memory: memory.clone(), windows, bus, poll, devices: Vec::new() })
+        Ok(Self {
+            vm: Arc::clone(vm),
+            memory: memory.clone(),
+            windows,
+            bus,
+            poll,
+            devices: Vec::new(),
+        })
     }
 
     /// Lets the next device to be attached register its host files.
     fn registrar(&self) -> Registrar {
-        Registrar::new(Arc::clone(&self.poll), u32::try_from(self.devices.len()).unwrap_or(u32::MAX))
+        Registrar::new(
+            Arc::clone(&self.poll),
+            u32::try_from(self.devices.len()).unwrap_or(u32::MAX),
+        )
     }
 
     /// Puts a virtio device on the bus, with an ioeventfd for each queue's doorbell.
@@ -215,8 +240,7 @@ impl Bench {
         let window = self.windows.below_4g(0, BAR_LEN).ok_or_else(full)?;
         let messages = Arc::new(Lapics(Arc::clone(&self.vm)));
         let bell = own.try_clone().map_err(host_step("eventfd"))?;
-        let device =
-            Arc::new(VirtioPci::new(device, self.memory.clone(), &window, messages, bell));
+        let device = Arc::new(VirtioPci::new(device, self.memory.clone(), &window, messages, bell));
         let mut doorbells = vec![own];
         for queue in 0..device.queues() {
             let at = window.base + NOTIFY + 4 * crate::bytes::wide(queue);
@@ -226,7 +250,7 @@ impl Bench {
                 .map_err(kvm_step("ioeventfd"))?;
             doorbells.push(bell);
         }
-        let function = Arc::clone(&device) as Arc<dyn Function>;
+        let function: Arc<dyn Function> = device.clone();
         self.bus.add(function, &[window]).ok_or_else(full)?;
         self.devices.push(Attached { device, doorbells });
         Ok(())

@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn nothing_is_looked_at_later_than_it_runs_out() {
-        let leash = Leash::new(Some(LeaseSpec { seconds: 10, grace_seconds: 5 }), LimitSpec::default());
+        let leash =
+            Leash::new(Some(LeaseSpec { seconds: 10, grace_seconds: 5 }), LimitSpec::default());
         assert_eq!(leash.next_look(at(0)), Some(at(10)));
         assert_eq!(leash.next_look(at(10)), Some(at(5)));
         assert_eq!(leash.next_look(at(15)), None);

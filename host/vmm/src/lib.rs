@@ -63,8 +63,8 @@ pub fn run(spec: &VmSpec) -> Result<Exit, LaunchError> {
     }
     let (io, loop_gate) = (Arc::clone(&devices), Arc::clone(&gate));
     spawn("devices", move || devices::run(&poll, &io, &loop_gate))?;
-    let mut warden = warden::Warden::new(gate, leash, threads, own, control, ended)
-        .map_err(host("epoll"))?;
+    let mut warden =
+        warden::Warden::new(gate, leash, threads, own, control, ended).map_err(host("epoll"))?;
     let exit = warden.rule();
     // What the guest sent before it ended still goes out.
     for attached in devices.iter() {

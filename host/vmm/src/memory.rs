@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    MemoryRegionAddress,
 };
 
 use crate::bytes::{narrow, wide};
@@ -52,9 +53,7 @@ impl Memory {
     /// Copies out of guest memory.
     pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), OutOfRange> {
         let length = wide(to.len());
-        self.map
-            .read_slice(to, GuestAddress(address))
-            .map_err(|_| OutOfRange { address, length })
+        self.map.read_slice(to, GuestAddress(address)).map_err(|_| OutOfRange { address, length })
     }
 
     /// Copies into guest memory.

@@ -174,8 +174,24 @@ impl VmSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         within("vcpus", "1 to 32", u64::from(self.vcpus), 1, 32)?;
         within("memory_mib", "32 to 1048576", self.memory_mib, 32, 1 << 20)?;
-        within("port", "at most 8", crate::bytes::wide(self.ports.len()), 0, crate::bytes::wide(PORTS_MAX))?;
-        within("disk", "at most 8", crate::bytes::wide(self.disks.len()), 0, crate::bytes::wide(DISKS_MAX))?;
+        within(
+            "port",
+            "at most 8",
+            crate::bytes::wide(self.ports.len()),
+            0,
+            crate::bytes::wide(PORTS_MAX),
+        )?;
+        within(
+            "disk",
+            "at most 8",
+            crate::bytes::wide(self.disks.len()),
+            0,
+            crate::bytes::wide(DISKS_MAX),
+        )?;
+        // Fail closed until the parts are there.
+        let missing =
+            self.vsock.is_some() || !self.disks.is_empty() || self.jail != JailSpec::default();
+        within("vsock, disk, jail", "absent: not built yet", u64::from(missing), 0, 0)?;
         if let Some(vsock) = &self.vsock {
             within("vsock.cid", "3 or more", u64::from(vsock.cid), 3, u64::from(u32::MAX) - 1)?;
         }
@@ -222,7 +238,6 @@ mod tests {
         for (add, names) in [
             ("kernal = 1", "kernal"),
             ("[limits]\nwal_seconds = 3", "wal_seconds"),
-            ("[vsock]\ncid = 2\nsocket = \"s\"", "vsock.cid"),
             ("[[port]]\nname = \"\"\nsocket = \"s\"", "port.name"),
         ] {
             let error = VmSpec::parse(&format!("{SMALL}\n{add}")).unwrap_err().to_string();

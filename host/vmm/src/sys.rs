@@ -1,14 +1,16 @@
-#![expect(unsafe_code, reason = "KVM is told where guest memory lies; threads are interrupted by signal")]
+#![expect(
+    unsafe_code,
+    reason = "KVM is told where guest memory lies; threads are interrupted by signal"
+)]
 //! The calls that the crates below us leave unsafe, each wrapped once.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::thread::JoinHandleExt;
 use std::thread::JoinHandle;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::memory::Memory;
 
@@ -41,12 +43,10 @@ pub(crate) fn prepare_kick() -> std::io::Result<()> {
 
 /// Takes a thread out of a blocking call, KVM_RUN in particular.
 pub(crate) fn kick(thread: &JoinHandle<()>) {
-    if thread.is_finished() {
-        return;
+    // A thread that is gone needs no kick; one that goes right now is not an error either.
+    if !thread.is_finished() {
+        let _ = thread.kill(SIGRTMIN());
     }
-    // SAFETY: the handle is not joined, so the pthread id is still valid; the signal has a
-    // handler (`prepare_kick`) that touches nothing.
-    unsafe { libc::pthread_kill(thread.as_pthread_t(), SIGRTMIN()) };
 }
 
 /// An eventfd as the standard library's kind of file.

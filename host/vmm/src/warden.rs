@@ -44,23 +44,24 @@ enum State {
     Expired,
 }
 
-/// One request on the control socket, already parsed.
+/// One request on the control socket, already parsed. Empty braces, so that serde refuses
+/// unknown keys there too.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Request {
     /// How is it?
-    Status,
+    Status {},
     /// Lets a created or paused machine run.
-    Run,
+    Run {},
     /// Stops the CPUs; the answer comes when they stand.
-    Pause,
+    Pause {},
     /// Extends the lease by this many seconds from now.
     Renew {
         /// New length of the lease.
         seconds: u64,
     },
     /// Ends the machine.
-    Destroy,
+    Destroy {},
 }
 
 /// The answer to a request.
@@ -124,7 +125,8 @@ impl Warden {
 
     fn wait(&mut self) {
         let timeout = self.leash.next_look(self.started.elapsed());
-        let timeout_ms = timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX) + 1);
+        let timeout_ms =
+            timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX) + 1);
         let numbers = match self.poll.wait(timeout_ms) {
             Ok(numbers) => numbers,
             Err(error) => {
@@ -150,11 +152,11 @@ impl Warden {
 
     fn answer(&mut self, request: &Request) -> Answer {
         let refused = match request {
-            Request::Status => None,
-            Request::Run => self.run(),
-            Request::Pause => self.pause(),
+            Request::Status {} => None,
+            Request::Run {} => self.run(),
+            Request::Pause {} => self.pause(),
             Request::Renew { seconds } => self.renew(*seconds),
-            Request::Destroy => {
+            Request::Destroy {} => {
                 self.gate.end(Exit::Destroyed);
                 None
             }
@@ -224,9 +226,8 @@ impl Warden {
         }
         self.gate.close();
         let all = self.vcpus.len();
-        let standing = self.kick_until(|warden| {
-            warden.gate.outside() == all || warden.gate.exit().is_some()
-        });
+        let standing =
+            self.kick_until(|warden| warden.gate.outside() == all || warden.gate.exit().is_some());
         if !standing {
             let detail = "a CPU did not come out of the guest".into();
             self.gate.end(Exit::Monitor { detail });

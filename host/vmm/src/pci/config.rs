@@ -121,8 +121,13 @@ pub(crate) struct HostBridge(Config);
 impl HostBridge {
     pub(crate) fn new() -> Self {
         // QEMU's generic PCIe host bridge: known to every kernel as one without quirks.
-        let identity =
-            Identity { vendor: 0x1b36, device: 0x0008, revision: 0, class: [6, 0, 0], subsystem: 0 };
+        let identity = Identity {
+            vendor: 0x1b36,
+            device: 0x0008,
+            revision: 0,
+            class: [6, 0, 0],
+            subsystem: 0,
+        };
         Self(Config::new(&identity))
     }
 }

@@ -69,12 +69,6 @@ impl Msix {
         self.pending = 0;
     }
 
-    /// The entry of a vector, when it may be sent now.
-    pub(crate) fn live(&self, vector: usize) -> Option<Entry> {
-        let usable = self.enabled && !self.masked;
-        self.entries.get(vector).copied().filter(|entry| usable && !entry.masked)
-    }
-
     fn deliver(&mut self) {
         if !self.enabled || self.masked {
             return;
@@ -156,7 +150,7 @@ pub(crate) mod tests {
     #[test]
     fn a_masked_message_waits_and_is_sent_once() {
         let sent = Arc::new(Sent::default());
-        let mut msix = Msix::new(2, Arc::clone(&sent) as Arc<dyn Messages>);
+        let mut msix = Msix::new(2, sent.clone());
         msix.write_table(16, &0xfee0_0000_u64.to_le_bytes());
         msix.write_table(24, &0x41_u32.to_le_bytes());
         msix.signal(1); // not enabled: lost, as the specification says

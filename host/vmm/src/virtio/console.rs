@@ -66,9 +66,9 @@ impl Console {
         poll: Registrar,
     ) -> std::io::Result<Self> {
         let mut lines = Vec::new();
-        for (token, port) in (0..).step_by(2).zip(ports) {
+        for (index, port) in ports.into_iter().enumerate() {
             port.listener.set_nonblocking(true)?;
-            poll.add(port.listener.as_fd(), token)?;
+            poll.add(port.listener.as_fd(), listener_token(index))?;
             lines.push(Line {
                 name: port.name,
                 listener: port.listener,
@@ -99,7 +99,8 @@ impl Console {
             let length = chain.read(rings.memory(), &mut message)?;
             rings.push(CONTROL_OUT, &chain, 0)?;
             let message = message.get(..length).unwrap_or_default();
-            let port = u32_at(message, 0).map_or(usize::MAX, |port| crate::bytes::narrow(port.into()));
+            let port =
+                u32_at(message, 0).map_or(usize::MAX, |port| crate::bytes::narrow(port.into()));
             if let (Some(event), Some(value)) = (u16_at(message, 4), u16_at(message, 6)) {
                 self.answer(port, event, value);
             }
@@ -208,6 +209,10 @@ fn is_gone(stream: &UnixStream) -> bool {
     matches!(rustix::net::recv(stream, &mut [0u8; 1][..], flags), Ok((0, _)))
 }
 
+fn listener_token(index: usize) -> u32 {
+    low_u32(wide(index * 2))
+}
+
 /// Even tokens are listeners, odd ones streams.
 fn stream_token(index: usize) -> u32 {
     low_u32(wide(index * 2 + 1))
@@ -310,9 +315,9 @@ impl Device for Console {
     }
 
     fn process(&mut self, event: Event, rings: &mut Rings<'_>) -> Result<(), Broken> {
-        if let Event::Host(token) = event {
-            let index = crate::bytes::narrow(u64::from(token / 2));
-            if token % 2 == 0 {
+        // Edges that came before the guest was ready are gone: look at every listener then.
+        for index in 0..self.ports.len() {
+            if event == Event::Start || event == Event::Host(listener_token(index)) {
                 self.accept(index);
             }
         }
@@ -333,4 +338,3 @@ impl Device for Console {
         }
     }
 }
-

@@ -9,8 +9,7 @@ fn device() -> (VirtioPci, Memory, Arc<Sent>) {
     let sent = Arc::new(Sent::default());
     let bar = Window { bar: 0, base: 0xe010_0000, length: BAR_LEN };
     let doorbell = EventFd::new(0).unwrap();
-    let messages = Arc::clone(&sent) as Arc<dyn Messages>;
-    (VirtioPci::new(Box::new(Rng), memory.clone(), &bar, messages, doorbell), memory, sent)
+    (VirtioPci::new(Box::new(Rng), memory.clone(), &bar, sent.clone(), doorbell), memory, sent)
 }
 
 fn write(device: &VirtioPci, at: u64, value: u32) {
@@ -40,7 +39,9 @@ fn an_honest_driver_gets_its_random_bytes() {
     write(&device, MSIX_TABLE + 28, 0);
     negotiate(&device);
     assert_eq!(read(&device, 0x14) & 0xff, 11);
-    for (at, value) in [(0x16, 0), (0x18, 8), (0x1a, 1), (0x20, 0x1000), (0x28, 0x2000), (0x30, 0x3000), (0x1c, 1)] {
+    for (at, value) in
+        [(0x16, 0), (0x18, 8), (0x1a, 1), (0x20, 0x1000), (0x28, 0x2000), (0x30, 0x3000), (0x1c, 1)]
+    {
         write(&device, at, value);
     }
     write(&device, 0x14, 15);
@@ -73,7 +74,9 @@ fn features_that_were_not_offered_are_not_taken() {
 fn a_broken_queue_asks_for_reset_and_comes_back_after_it() {
     let (device, memory, _) = device();
     negotiate(&device);
-    for (at, value) in [(0x18, 8), (0x20, 0x1000), (0x28, 0x2000), (0x30, 0x3000), (0x1c, 1), (0x14, 15)] {
+    for (at, value) in
+        [(0x18, 8), (0x20, 0x1000), (0x28, 0x2000), (0x30, 0x3000), (0x1c, 1), (0x14, 15)]
+    {
         write(&device, at, value);
     }
     memory.store_u16(0x2002, 9).unwrap();

@@ -103,7 +103,8 @@ impl Queue {
         let size = u64::from(shape.size);
         let lengths = [size * DESCRIPTOR, 6 + size * 2, 6 + size * 8];
         let aligned = addresses.iter().zip([16, 2, 4]).all(|(at, to)| at.is_multiple_of(to));
-        let present = addresses.iter().zip(lengths).all(|(at, length)| memory.contains(*at, length));
+        let present =
+            addresses.iter().zip(lengths).all(|(at, length)| memory.contains(*at, length));
         if !shape.size.is_power_of_two() || !aligned || !present {
             return Err(Broken::Geometry { size: shape.size, addresses });
         }
@@ -120,7 +121,8 @@ impl Queue {
                 return Ok(None);
             }
         }
-        let at = self.shape.available + 4 + 2 * u64::from(slot(self.next_available, self.shape.size));
+        let at =
+            self.shape.available + 4 + 2 * u64::from(slot(self.next_available, self.shape.size));
         let mut head = [0; 2];
         memory.read(at, &mut head)?;
         let chain = self.walk(memory, u16::from_le_bytes(head))?;

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::bytes::low_u8;
 
 const DESC: u64 = 0x1000;
 const AVAIL: u64 = 0x2000;
@@ -166,7 +167,7 @@ proptest! {
             let last = usize::from(index) + 1 == lengths.len();
             let address = 0x8000 + u64::from(index) * 0x400;
             describe(&memory, index, address, *length, if last { 0 } else { NEXT }, index + 1);
-            let bytes: Vec<u8> = (0..*length).map(|n| (n * 7 + u32::from(index)) as u8).collect();
+            let bytes: Vec<u8> = (0..*length).map(|n| low_u8(u64::from(n * 7) + u64::from(index))).collect();
             memory.write(address, &bytes).unwrap();
             expected.extend(bytes);
         }
