@@ -5,6 +5,7 @@
 
 mod attest;
 mod figures;
+mod full_disk;
 mod harness;
 mod hostile;
 mod operator;
