@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use casemate_attestation::{Binding, Endorsements, Evidence, IdentityClaims, UnixTime, crypto};
+use casemate_attestation::{
+    Binding, Endorsements, Evidence, IdentityClaims, Risk, UnixTime, crypto,
+};
 
 use crate::admitted::{Admitted, revoked};
 use crate::body;
@@ -31,6 +33,8 @@ pub(crate) struct Brought {
 /// What an affirmed guest is given.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Given {
+    /// The attestation result, an EAR in a JWT.
+    pub result: String,
     /// The identity certificate and its CA's, PEM.
     pub certificate_chain: String,
     /// The sandbox's SPIFFE ID.
@@ -111,7 +115,7 @@ async fn admit(
     let judged = verifier.judge(evidence, Endorsements::default(), binding, now).await?;
     let appraisal = &judged.appraisal;
     appraisal.affirmed(task.risk).map_err(|cause| judge::denial(appraisal, task.risk, cause))?;
-    let issued = issue(verifier, brought, judged, now)?;
+    let issued = issue(verifier, brought, judged, task.risk, now)?;
     record(verifier, issued, fresh, brought.epoch, now).await
 }
 
@@ -134,6 +138,7 @@ fn issue(
     verifier: &Verifier,
     brought: &Brought,
     judged: Judged,
+    risk: Risk,
     now: UnixTime,
 ) -> Result<Issued, Denial> {
     let Judged { appraisal, bundle } = judged;
@@ -149,6 +154,7 @@ fn issue(
     let claims = identity_claims(&admitted, brought.epoch);
     let chain = identities.issue(&brought.identity_key, &claims, now).map_err(Denial::internal)?;
     let given = Given {
+        result: verifier.tokens().issue(&admitted, &brought.nonce, risk, now)?,
         certificate_chain: chain,
         sandbox: admitted.sandbox.clone(),
         bundle: body::encode(&bundle),

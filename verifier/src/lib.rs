@@ -26,6 +26,7 @@ mod server;
 mod service;
 mod store;
 mod tls;
+mod token;
 mod vault;
 mod verifier;
 

@@ -96,6 +96,10 @@ where
             let proof = body::decode("proof", &proof, MAX_RELEASE_PROOF_BYTES)?;
             json(&release::release(verifier, &channel, name, &proof).await?)
         }
+        [".well-known", "jwks.json"] => {
+            only(&head.method, &Method::GET)?;
+            json(&verifier.tokens().jwks())
+        }
         ["v1", "leases", id] => {
             only(&head.method, &Method::GET)?;
             lease(verifier, id).await

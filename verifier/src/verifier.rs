@@ -18,6 +18,7 @@ use crate::judge::{Judge, Judged};
 use crate::keys::KeyDir;
 use crate::store::{Sandbox, Store};
 use crate::tls::Tls;
+use crate::token::TokenIssuer;
 use crate::vault::Vault;
 
 /// The state of one verifier.
@@ -27,6 +28,7 @@ pub struct Verifier {
     clock: Clock,
     challenger: Challenger,
     identities: IdentityCa,
+    tokens: TokenIssuer,
     vault: Vault,
     store: Store,
     bodies: BodyMemory,
@@ -55,6 +57,7 @@ impl Verifier {
             challenger: Challenger::new(&nonce_key, config.lifetimes.nonce_seconds)
                 .map_err(|_| Error::Backend)?,
             identities: IdentityCa::open(&keys, &config, clock.now())?,
+            tokens: TokenIssuer::open(&keys, &config)?,
             vault: Vault::new(&secrets_key).map_err(|_| Error::Backend)?,
             store: Store::open(&keys.path("verifier.db")).await?,
             bodies: BodyMemory::new(config.limits.body_memory_mib),
@@ -88,6 +91,10 @@ impl Verifier {
     /// The CA of the identities.
     pub fn identities(&self) -> &IdentityCa {
         &self.identities
+    }
+
+    pub(crate) fn tokens(&self) -> &TokenIssuer {
+        &self.tokens
     }
 
     pub(crate) fn vault(&self) -> &Vault {

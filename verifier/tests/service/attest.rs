@@ -1,6 +1,7 @@
 //! Who is admitted, and every way not to be.
 
-use casemate_attestation::{Bundle, IdentityClaims, TrustAnchors, crypto};
+use casemate_attestation::crypto::PublicKey;
+use casemate_attestation::{Bundle, IdentityClaims, TrustAnchors, crypto, ear};
 use casemate_verifier::{Channel, Command, Reply, routes};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -27,6 +28,15 @@ async fn a_sandbox_is_admitted_and_can_prove_it() {
     let anchors = TrustAnchors::from_toml(&anchors).unwrap();
     let appraisal = Bundle::decode(&bundle).unwrap().reverify(&anchors).unwrap();
     assert_eq!(appraisal.hardware().name(), "model");
+
+    let (_, jwks) = session.send("GET", "/.well-known/jwks.json", vec![]).await;
+    let (x, y) = (decode(&jwks["keys"][0]["x"]), decode(&jwks["keys"][0]["y"]));
+    let key = PublicKey::p256(&[&[4], &x[..], &y].concat()).unwrap();
+    let token = answer["result"].as_str().unwrap();
+    let issuer = "https://verifier.test.internal";
+    let claims = ear::verify(token, &key, issuer, "casemate-gateway", world.now()).unwrap();
+    assert_eq!(claims["sub"], guest.sandbox());
+    assert_eq!(claims["casemate_decision"], "allow-medium");
 
     let pem = answer["certificate_chain"].as_str().unwrap();
     let leaf = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
