@@ -16,11 +16,12 @@ use casemate_ledger::cgp::{
     Hello, HelloReply, LeaseNotice, LineBuffer, LineTooLong, Message, MessageError, PROTOCOL,
     RpcError, ToolMeta, call_params, error_code, list_params, meta, method,
 };
-use casemate_mux::{Guest, MuxError};
+use casemate_mux::{Guest, MuxError, Stream};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::client::TlsStream;
 
 use crate::attest::Attested;
 use crate::config;
@@ -158,7 +159,7 @@ pub async fn connect(
     identity: Arc<Identity>,
     attested: &Attested,
     places: usize,
-) -> Result<(Gateway, Session<impl AsyncRead + AsyncWrite + Unpin + Send>), GatewayError> {
+) -> Result<(Gateway, Session<TlsStream<Stream>>), GatewayError> {
     let stream = mux.open(SERVICE).await?;
     let to = tls::Peer { name: &peer.server_name, ca_pem: &peer.ca_pem };
     let stream = tls::connect(to, Some(attested.certificate.key.clone()), stream).await?;

@@ -1,0 +1,248 @@
+//! The guest's two sessions over the wire, against stand-ins that check every
+//! byte they are given: bindings, proofs, the chain of calls.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod gateway;
+mod pki;
+mod verifier;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_guest::attest::{AttestError, Attested, Session};
+use casemate_guest::certificate::CertificateError;
+use casemate_guest::config::{self, Receiver, Secret};
+use casemate_guest::evidence::{Psp, Sources};
+use casemate_guest::gateway::{GatewayError, Tools, connect};
+use casemate_guest::host::Host;
+use casemate_guest::identity::Identity;
+use casemate_guest::release::{ReleaseError, Released};
+use casemate_ledger::cgp::error_code;
+use casemate_mux::Guest;
+use gateway::Gateway;
+use pki::Ca;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use verifier::{Fault, Verifier};
+
+const VERIFIER: &str = "verifier.test";
+const GATEWAY: &str = "gateway.test";
+
+struct Line {
+    mux: Guest,
+    config: config::Verifier,
+    gateway: config::Peer,
+    identity: Arc<Identity>,
+}
+
+/// A machine whose host relays to the stand-ins. `tune` changes the gateway.
+fn line(fault: Fault, tune: fn(&mut Gateway)) -> Line {
+    let (guest_end, host_end) = tokio::io::duplex(256 * 1024);
+    let identity = Arc::new(Identity::generate(3).unwrap());
+    let tls = Ca::new();
+    let verifier = Verifier::new(fault);
+    let config = config::Verifier {
+        server_name: VERIFIER.to_owned(),
+        ca_pem: tls.pem(),
+        identity_ca_pem: verifier.issuer.pem(),
+    };
+    let peer = config::Peer { server_name: GATEWAY.to_owned(), ca_pem: tls.pem() };
+    let key = *identity.public_key();
+    let mut host = casemate_mux::Host::start(host_end, ["verifier", "gateway", "host", "psp"]);
+    let acceptors = (tls.server(VERIFIER, None), tls.server(GATEWAY, Some(&verifier.issuer)));
+    tokio::spawn(async move {
+        while let Some(incoming) = host.accept().await {
+            let service = incoming.service().to_owned();
+            let mut stream = incoming.accept().await.unwrap();
+            match service.as_str() {
+                "verifier" => {
+                    tokio::spawn(Arc::clone(&verifier).serve(stream, acceptors.0.clone()));
+                }
+                "gateway" => {
+                    let mut gateway = Gateway::new(key);
+                    tune(&mut gateway);
+                    tokio::spawn(gateway.serve(stream, acceptors.1.clone()));
+                }
+                "psp" => {
+                    let mut report_data = [0; 64];
+                    stream.read_exact(&mut report_data).await.unwrap();
+                    let answer = [&block(&report_data)[..], &block(b"table")].concat();
+                    stream.write_all(&answer).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+                _ => {
+                    let mut line = Vec::new();
+                    while !line.ends_with(b"\n") {
+                        line.push(stream.read_u8().await.unwrap());
+                    }
+                    let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+                    let report_data = hex::decode(line["report_data"].as_str().unwrap()).unwrap();
+                    stream.write_all(&block(&report_data)).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+            }
+        }
+    });
+    Line { mux: Guest::start(guest_end), config, gateway: peer, identity }
+}
+
+fn block(bytes: &[u8]) -> Vec<u8> {
+    [&u32::try_from(bytes.len()).unwrap().to_le_bytes(), bytes].concat()
+}
+
+impl Line {
+    async fn attest(&self) -> Result<(Session, Attested), AttestError> {
+        let mut session = Session::connect(&self.mux, &self.config).await?;
+        let host = Host::new(self.mux.clone());
+        let mut sources = Sources::find(host, Some(Psp(self.mux.clone()))).unwrap();
+        assert_eq!(sources.names().len(), 2);
+        let issuer = &self.config.identity_ca_pem;
+        let attested = session.attest(&self.identity, &mut sources, "task", issuer).await?;
+        Ok((session, attested))
+    }
+
+    /// A greeted gateway and the task of its session.
+    async fn connect(&self) -> (impl Tools + use<>, JoinHandle<GatewayError>) {
+        let (_, attested) = self.attest().await.unwrap();
+        let identity = Arc::clone(&self.identity);
+        let (tools, session) =
+            connect(&self.mux, &self.gateway, identity, &attested, 4).await.unwrap();
+        (tools, tokio::spawn(session.run()))
+    }
+}
+
+fn secret(name: &str, required: bool) -> Secret {
+    Secret { name: name.to_owned(), receiver: Receiver::Guest, fd: None, required }
+}
+
+#[tokio::test]
+async fn evidence_earns_an_identity_and_a_secret() {
+    let line = line(Fault::None, |_| {});
+    let (mut session, attested) = line.attest().await.unwrap();
+    assert_eq!(attested.certificate.sandbox, pki::SANDBOX);
+    assert_eq!(attested.certificate.claims.epoch, 3);
+    let sandbox = attested.certificate.sandbox;
+    let released = session.release(&line.identity, &sandbox, &secret("api", true)).await.unwrap();
+    let Released::Secret { value, lease } = released else { panic!("{released:?}") };
+    assert_eq!((value.expose(), lease.as_str()), (&b"the secret"[..], "l1"));
+    assert!(!format!("{value:?}").contains("the secret"));
+}
+
+#[tokio::test]
+async fn a_refused_secret_is_explained_and_ends_only_what_needs_it() {
+    let line = line(Fault::None, |_| {});
+    let (mut session, attested) = line.attest().await.unwrap();
+    let sandbox = attested.certificate.sandbox;
+    let refused = session.release(&line.identity, &sandbox, &secret("high", false)).await.unwrap();
+    let Released::Refused(denial) = refused else { panic!("{refused:?}") };
+    assert_eq!((denial.rule.as_str(), denial.hint.as_str()), ("risk", "use a TEE"));
+    let error = session.release(&line.identity, &sandbox, &secret("high", true)).await.unwrap_err();
+    assert!(matches!(error, ReleaseError::Required { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_answer_of_the_verifier_is_no_identity() {
+    let key = line(Fault::OtherKey, |_| {}).attest().await.unwrap_err();
+    assert!(matches!(key, AttestError::Certificate(CertificateError::ForeignKey)), "{key}");
+    let epoch = line(Fault::OtherEpoch, |_| {}).attest().await.unwrap_err();
+    assert!(epoch.to_string().contains("epoch: expected 3, got 4"), "{epoch}");
+    let bundle = line(Fault::OtherBundle, |_| {}).attest().await.unwrap_err();
+    assert!(matches!(bundle, AttestError::Bundle { .. }), "{bundle}");
+    let mut foreign = line(Fault::None, |_| {});
+    foreign.config.identity_ca_pem = Ca::new().pem();
+    let issuer = foreign.attest().await.unwrap_err();
+    assert!(matches!(issuer, AttestError::Certificate(CertificateError::Chain(_))), "{issuer}");
+    let mut other = line(Fault::None, |_| {});
+    other.config.ca_pem = Ca::new().pem();
+    let tls = other.attest().await.unwrap_err();
+    assert!(matches!(tls, AttestError::Tls(_)), "{tls}");
+}
+
+#[tokio::test]
+async fn a_secret_sealed_for_another_name_does_not_open() {
+    let line = line(Fault::OtherSecret, |_| {});
+    let (mut session, attested) = line.attest().await.unwrap();
+    let sandbox = attested.certificate.sandbox;
+    let error = session.release(&line.identity, &sandbox, &secret("api", false)).await.unwrap_err();
+    assert!(matches!(error, ReleaseError::Open { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn calls_are_signed_in_one_chain() {
+    let line = line(Fault::None, |_| {});
+    let (tools, session) = line.connect().await;
+    let list = tools.list().await.unwrap();
+    assert_eq!(list["tools"][0]["name"], "echo");
+    for turn in 0..5 {
+        let result = tools.call("echo".into(), json!({"turn": turn})).await.unwrap();
+        assert_eq!(result["structuredContent"]["turn"], turn);
+    }
+    // The stand-in panics when a number that was not taken is not used again.
+    let overload = json!({"fail": error_code::OVERLOAD});
+    assert_eq!(tools.call("echo".into(), overload).await.unwrap_err().code, error_code::OVERLOAD);
+    tools.call("echo".into(), json!({})).await.unwrap();
+    // A tool that was never listed goes out without grant and digest.
+    tools.call("unknown".into(), json!({})).await.unwrap();
+    assert!(!session.is_finished());
+}
+
+#[tokio::test]
+async fn many_callers_share_one_order() {
+    let line = line(Fault::None, |_| {});
+    let (tools, session) = line.connect().await;
+    let calls: Vec<_> = (0..40)
+        .map(|turn| {
+            let tools = tools.clone();
+            tokio::spawn(async move { tools.call("echo".into(), json!({"turn": turn})).await })
+        })
+        .collect();
+    let (mut answered, mut refused) = (0, 0);
+    for call in calls {
+        match call.await.unwrap() {
+            Ok(_) => answered += 1,
+            Err(error) => {
+                assert_eq!(error.code, error_code::OVERLOAD);
+                refused += 1;
+            }
+        }
+    }
+    assert!(answered >= 4 && answered + refused == 40, "{answered} {refused}");
+    assert!(!session.is_finished());
+}
+
+#[tokio::test]
+async fn a_broken_chain_or_a_stop_ends_the_session() {
+    for code in [error_code::CHAIN, error_code::LEASE, error_code::LOG] {
+        let line = line(Fault::None, |_| {});
+        let (tools, session) = line.connect().await;
+        let error = tools.call("echo".into(), json!({"fail": code})).await.unwrap_err();
+        assert_eq!(error.code, code);
+        let ended = session.await.unwrap();
+        assert!(matches!(&ended, GatewayError::Refused(error) if error.code == code), "{ended}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_is_not_renewed_ends_the_session() {
+    let line = line(Fault::None, |gateway| gateway.ttl_ms = 200);
+    let (_tools, session) = line.connect().await;
+    let ended = tokio::time::timeout(Duration::from_secs(10), session).await.unwrap().unwrap();
+    assert!(matches!(ended, GatewayError::LeaseOver), "{ended}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_remembers_other_calls_is_refused() {
+    let line = line(Fault::None, |gateway| gateway.accepted = (7, [7; 32]));
+    let (_, attested) = line.attest().await.unwrap();
+    let identity = Arc::clone(&line.identity);
+    let outcome = connect(&line.mux, &line.gateway, identity, &attested, 4).await;
+    let error = outcome.map(drop).unwrap_err();
+    assert!(error.to_string().contains("accepted_sequence: expected 0, got 7"), "{error}");
+}
