@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use casemate_attestation::gpu::devices_digest;
 use casemate_attestation::{
     Binding, Endorsements, Evidence, IdentityClaims, Risk, UnixTime, crypto,
 };
@@ -110,7 +111,7 @@ async fn admit(
         sealing_key: brought.sealing_key,
         channel: channel.attest,
         epoch: brought.epoch,
-        devices: None,
+        devices: devices_digest(&evidence),
     };
     let judged = verifier.judge(evidence, Endorsements::default(), binding, now).await?;
     let appraisal = &judged.appraisal;

@@ -57,6 +57,30 @@ async fn a_sandbox_is_admitted_and_can_prove_it() {
 }
 
 #[tokio::test]
+async fn without_cpu_evidence_it_is_the_hosts_word() {
+    let world = World::new().await;
+    let guest = Guest::new();
+    let mut session = world.session().await;
+    let nonce = session.nonce().await;
+    let binding = guest.binding(&nonce, &session);
+    let mut evidence = guest.evidence(&binding, world.now());
+    evidence.items.remove(0);
+    let mut body = guest.attestation(&binding, world.now());
+    body["evidence"] = json!(encode(&evidence.encode()));
+    let (status, answer) = session.post("/v1/attest", &body).await;
+    assert_eq!(status, 200, "{answer:#}");
+    assert_eq!((&answer["hardware"], &answer["anchor"]), (&json!("none"), &json!("host-1")));
+    // Neither is there a yes without the host's: a model proves no boundary.
+    let nonce = session.nonce().await;
+    let binding = guest.binding(&nonce, &session);
+    let mut evidence = guest.evidence(&binding, world.now());
+    evidence.items.pop();
+    let mut body = guest.attestation(&binding, world.now());
+    body["evidence"] = json!(encode(&evidence.encode()));
+    denied(session.post("/v1/attest", &body).await, 403, "risk-refused");
+}
+
+#[tokio::test]
 async fn a_nonce_is_used_once_whatever_its_outcome() {
     let world = World::new().await;
     let mut session = world.session().await;
