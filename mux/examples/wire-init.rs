@@ -1,8 +1,11 @@
 //! A PID 1 that only exercises the wire: tests boot a machine with it.
 //!
-//! It greets the host on `hello`, then does what the kernel's command line
-//! says in `wire=`: `echo` sends 16 MiB through `echo` and back, `hang` stops
-//! answering, `flood` opens streams until the machine dies. Then it powers off.
+//! It tells the host `up`, then does what the kernel's command line says in
+//! `wire=`: `echo` sends 16 MiB through `verifier`, where the test echoes,
+//! `claim` asks for the host's claim and passes it to `gateway`, `hang` goes
+//! on for ever, `mute` does so without a word, `panic` ends PID 1, `drop` lets
+//! go of the wire, `flood` opens streams until the machine dies. Then it
+//! powers off.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -27,31 +30,59 @@ async fn main() {
 }
 
 async fn exercise() -> Result<(), Box<dyn std::error::Error>> {
+    let cmdline = std::fs::read_to_string("/proc/cmdline")?;
+    let told = cmdline.split_whitespace().find_map(|word| word.strip_prefix("wire="));
+    if told == Some("mute") {
+        say("mute, as told");
+        std::future::pending::<()>().await;
+    }
     let port = Port::open(PORT_NAME, Duration::from_secs(20)).await?;
     let guest = Guest::start(port);
     let uptime = std::fs::read_to_string("/proc/uptime")?;
-    let mut hello = guest.open("hello").await?;
-    hello.write_all(format!("uptime {uptime}").as_bytes()).await?;
-    let cmdline = std::fs::read_to_string("/proc/cmdline")?;
-    if cmdline.contains("wire=echo") {
-        let report = echo(&guest).await?;
-        hello.write_all(report.as_bytes()).await?;
+    event(&guest, "up", uptime.trim()).await?;
+    match told {
+        Some("echo") => event(&guest, "echoed", &echo(&guest).await?).await?,
+        Some("claim") => claim(&guest).await?,
+        Some("flood") => flood(&guest).await?,
+        Some("panic") => std::process::exit(3),
+        Some("hang") => std::future::pending::<()>().await,
+        Some("drop") => {
+            drop(guest);
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+        }
+        _ => host(&guest, r#"{"op":"exited","code":7,"signal":null}"#).await.map(drop)?,
     }
-    if cmdline.contains("wire=flood") {
-        flood(&guest).await?;
-    }
-    if cmdline.contains("wire=hang") {
-        std::future::pending::<()>().await;
-    }
-    hello.shutdown().await?;
-    // The last bytes leave with the driver's next turn.
-    let _ = tokio::time::timeout(Duration::from_secs(5), hello.read_u8()).await;
+    Ok(())
+}
+
+/// One request to the host's service, and all of its answer.
+async fn host(guest: &Guest, request: &str) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let mut stream = guest.open("host").await?;
+    stream.write_all(format!("{request}\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(answer)
+}
+
+async fn event(guest: &Guest, name: &str, data: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let request = format!(r#"{{"op":"event","name":"{name}","data":"{data}"}}"#);
+    host(guest, &request).await.map(drop)
+}
+
+async fn claim(guest: &Guest) -> Result<(), Box<dyn std::error::Error>> {
+    let report_data = "07".repeat(64);
+    let request = format!(r#"{{"op":"claim","report_data":"{report_data}"}}"#);
+    let answer = host(guest, &request).await?;
+    let mut gateway = guest.open("gateway").await?;
+    gateway.write_all(&answer).await?;
+    gateway.shutdown().await?;
+    gateway.read_to_end(&mut Vec::new()).await?;
     Ok(())
 }
 
 /// Round trip and throughput, checked byte for byte.
 async fn echo(guest: &Guest) -> Result<String, Box<dyn std::error::Error>> {
-    let mut stream = guest.open("echo").await?;
+    let mut stream = guest.open("verifier").await?;
     let started = Instant::now();
     for _ in 0..100 {
         stream.write_all(b"x").await?;
@@ -79,7 +110,7 @@ async fn echo(guest: &Guest) -> Result<String, Box<dyn std::error::Error>> {
     };
     let (sent, received) = tokio::join!(send, receive);
     sent.and(received)?;
-    Ok(format!("round trip {round_trip:?}, 16 MiB both ways {:?}\n", started.elapsed()))
+    Ok(format!("round trip {round_trip:?}, 16 MiB both ways {:?}", started.elapsed()))
 }
 
 /// Opens and drops streams as fast as it can, for ever.

@@ -5,18 +5,26 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
-use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 
 use crate::MuxError;
 
 /// An open virtio-serial port.
+///
+/// A port is polled, read and written like a pipe, so tokio's pipe halves
+/// serve it, one descriptor each; their own `AsyncRead` does not. It takes a
+/// short read for an empty pipe, but a port's read returns one buffer at a
+/// time, and what lies behind it raises no new edge.
 #[derive(Debug)]
-pub struct Port(Join<pipe::Receiver, pipe::Sender>);
+pub struct Port {
+    reader: pipe::Receiver,
+    writer: pipe::Sender,
+}
 
 impl Port {
     /// Opens the port that the host named `name`, waiting up to `patience`
@@ -35,41 +43,51 @@ impl Port {
         }
     }
 
-    // A port is polled, read and written like a pipe, so tokio's pipe halves
-    // serve it, one descriptor each.
     fn open_device(device: &Path) -> io::Result<Self> {
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(device)?;
         let reader = pipe::Receiver::from_file_unchecked(file.try_clone()?)?;
-        Ok(Self(tokio::io::join(reader, pipe::Sender::from_file_unchecked(file)?)))
+        Ok(Self { reader, writer: pipe::Sender::from_file_unchecked(file)? })
     }
 }
 
 impl AsyncRead for Port {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        loop {
+            ready!(self.reader.poll_read_ready(cx))?;
+            match self.reader.try_read(buf.initialize_unfilled()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(|count| buf.advance(count))),
+            }
+        }
     }
 }
 
 impl AsyncWrite for Port {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        loop {
+            ready!(self.writer.poll_write_ready(cx))?;
+            match self.writer.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

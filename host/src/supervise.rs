@@ -1,0 +1,152 @@
+//! One task a machine: it watches everything that can end it, and ends it.
+
+use std::pin::pin;
+use std::process::ExitStatus;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::console::Console;
+use crate::control;
+use crate::machine::{Exit, Shared, State};
+use crate::qmp::Qmp;
+use crate::service::Context;
+
+/// A machine's process and everything tied to it.
+pub(crate) struct Supervisor {
+    pub(crate) child: Child,
+    pub(crate) qmp: Qmp,
+    pub(crate) wire: UnixStream,
+    pub(crate) console: Console,
+    pub(crate) stderr: Console,
+    pub(crate) boot: Duration,
+    pub(crate) wall: Duration,
+    pub(crate) context: Arc<Context>,
+}
+
+/// What ended the watch; the process may still run.
+enum End {
+    Process(Option<ExitStatus>),
+    Decided(Exit),
+}
+
+impl Supervisor {
+    /// Watches to the end, leaves nothing running, and says why.
+    pub(crate) async fn run(mut self) {
+        let shared = Arc::clone(&self.context.shared);
+        let mut streams = JoinSet::new();
+        let end = self.watch(&shared, &mut streams).await;
+        // Whatever the reason: the process dies first, then what served it.
+        let _ = self.child.start_kill();
+        let status = self.child.wait().await.ok();
+        streams.abort_all();
+        let exit = match end {
+            End::Decided(exit) => exit,
+            End::Process(ended) => self.explain(ended.or(status), &shared).await,
+        };
+        tracing::info!(machine = %hex::encode(shared.id), %exit, "machine over");
+        shared.status.send_modify(|status| {
+            status.state = State::Stopped;
+            status.exit = Some(exit);
+        });
+        control::finish(&shared);
+        shared.over.send_replace(true);
+    }
+
+    async fn watch(&mut self, shared: &Arc<Shared>, streams: &mut JoinSet<()>) -> End {
+        let wire = match UnixStream::pair() {
+            // The wire moves into the mux; a dead one takes its place.
+            Ok((dead, _)) => std::mem::replace(&mut self.wire, dead),
+            Err(error) => return End::Decided(failed(&error.to_string())),
+        };
+        let mut mux = casemate_mux::Host::start(wire, self.context.offered());
+        let started = Instant::from_std(shared.started);
+        let (mut boot_left, mut booted) = (pin!(sleep_until(started + self.boot)), false);
+        let mut wall_left = pin!(sleep_until(started + self.wall));
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.kill.notified() => return End::Decided(Exit::Killed),
+                status = self.child.wait() => return End::Process(status.ok()),
+                () = &mut wall_left => {
+                    return End::Decided(Exit::WallTime { seconds: self.wall.as_secs() });
+                }
+                () = &mut boot_left, if !booted => return End::Decided(self.never_booted()),
+                Some(_) = streams.join_next() => {}
+                incoming = mux.accept() => {
+                    let Some(incoming) = incoming else { return self.wire_ended().await };
+                    if !booted {
+                        booted = true;
+                        spoke(shared);
+                    }
+                    streams.spawn(Arc::clone(&self.context).serve(incoming));
+                }
+            }
+        }
+    }
+
+    /// A guest that powers off takes the wire along; one that lives on without is stopped.
+    async fn wire_ended(&mut self) -> End {
+        match timeout(POWER_OFF, self.child.wait()).await {
+            Ok(status) => End::Process(status.ok()),
+            Err(_) => End::Decided(Exit::WireLost),
+        }
+    }
+
+    fn never_booted(&self) -> Exit {
+        Exit::NeverBooted {
+            seconds: self.boot.as_secs(),
+            console: self.console.tail(CONSOLE_LINES),
+        }
+    }
+
+    /// Why QEMU ended, by its own events.
+    async fn explain(self, status: Option<ExitStatus>, shared: &Shared) -> Exit {
+        let reason = timeout(Duration::from_secs(2), self.qmp.shutdown_reason()).await;
+        match reason.ok().flatten().as_deref() {
+            Some("guest-shutdown") => {
+                let workload = *shared.workload.lock().unwrap_or_else(PoisonError::into_inner);
+                Exit::PoweredOff { workload }
+            }
+            Some("guest-reset" | "guest-panic") => {
+                Exit::Crashed { console: last_panic(self.console.tail(usize::MAX)) }
+            }
+            _ => Exit::BackendFailed {
+                status: status.map_or("unknown".into(), |status| status.to_string()),
+                said: said(&self.stderr),
+            },
+        }
+    }
+}
+
+fn spoke(shared: &Shared) {
+    let after = u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    shared.status.send_modify(|status| {
+        status.state = State::Running;
+        status.booted_ms = Some(after);
+    });
+}
+
+fn failed(reason: &str) -> Exit {
+    Exit::BackendFailed { status: "not watched".into(), said: reason.to_owned() }
+}
+
+/// The lines from the kernel's panic on, or the last ones if there is none.
+fn last_panic(lines: Vec<String>) -> Vec<String> {
+    let panic = lines.iter().position(|line| line.contains("Kernel panic"));
+    let from = panic.unwrap_or(lines.len().saturating_sub(CONSOLE_LINES));
+    lines.into_iter().skip(from).take(CONSOLE_LINES).collect()
+}
+
+/// QEMU's last words in one line.
+pub(crate) fn said(stderr: &Console) -> String {
+    let lines = stderr.tail(4);
+    if lines.is_empty() { "no message".into() } else { lines.join("; ") }
+}
+
+const CONSOLE_LINES: usize = 20;
+const POWER_OFF: Duration = Duration::from_secs(5);
