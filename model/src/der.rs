@@ -112,6 +112,13 @@ pub fn time(unix: u64) -> Vec<u8> {
     }
 }
 
+/// A time in RFC 3339, as JSON has it.
+pub fn rfc3339(unix: u64) -> String {
+    let (year, month, day) = civil(unix / 86_400);
+    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Year, month and day of a day since 1970-01-01 (proleptic Gregorian).
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
@@ -154,5 +161,6 @@ mod tests {
         assert_eq!(&time(1_000_000_000)[2..], b"010909014640Z");
         assert_eq!(&time(2_524_608_000)[2..], b"20500101000000Z");
         assert_eq!(&time(951_782_400)[2..], b"000229000000Z");
+        assert_eq!(rfc3339(951_782_401), "2000-02-29T00:00:01Z");
     }
 }

@@ -11,6 +11,7 @@
 pub mod der;
 pub mod gpu;
 mod psp;
+pub mod tdx;
 
 pub use psp::{CertSpec, Issuer, PspConfig, PspModel, ReportFields, SubjectKey, VekKind};
 
