@@ -38,10 +38,14 @@ fn positive(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// One element with `tag`: its content and what follows. Lengths below 64 KiB,
+/// One element with `tag`: its content and what follows. Lengths below 16 MiB,
 /// in the shortest form only (X.690 10.1).
-fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(crate) fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match bytes {
+        [t, 0x83, top, high, low, rest @ ..] if *t == tag && *top != 0 => {
+            let length = u32::from_be_bytes([0, *top, *high, *low]);
+            (usize::try_from(length).ok()?, rest)
+        }
         [t, 0x82, high, low, rest @ ..] if *t == tag && *high != 0 => {
             (usize::from(u16::from_be_bytes([*high, *low])), rest)
         }

@@ -7,7 +7,7 @@
 //! A [`PublicKey`] is parsed once and kept; a warm check costs the signature
 //! alone. It is safe to share between threads.
 
-mod der;
+pub(crate) mod der;
 
 #[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 #[path = "native.rs"]

@@ -51,10 +51,14 @@ impl Crl {
             return Err(malformed("no critical extension", unknown.oid.to_id_string()));
         }
         let tbs: &[u8] = list.tbs_cert_list.as_ref();
+        let signature = super::bit_string(&list.signature_value)?;
+        if !super::shell::is_exact(der, tbs, signature) {
+            return Err(malformed("DER around the signed part", "another encoding"));
+        }
         Ok(Self {
             tbs: tbs.to_vec(),
             scheme,
-            signature: super::bit_string(&list.signature_value)?.to_vec(),
+            signature: signature.to_vec(),
             issuer: name(list.issuer()),
             this_update: unix(&list.last_update()),
             next_update: list.next_update().as_ref().map(unix),

@@ -9,6 +9,7 @@ mod algorithm;
 mod crl;
 pub(crate) mod der;
 mod pem;
+mod shell;
 
 pub use crl::{Crl, MAX_CRL_BYTES};
 pub use pem::{PemLimits, certificates_from_pem, crls_from_pem, der_or_pem};
@@ -92,6 +93,10 @@ impl Certificate {
         if !der::names_one_algorithm(der, tbs.as_ref()) {
             return Err(malformed("one signature algorithm, inside and outside", "two"));
         }
+        let signature = bit_string(&certificate.signature_value)?;
+        if !shell::is_exact(der, tbs.as_ref(), signature) {
+            return Err(malformed("DER around the signed part", "another encoding"));
+        }
         let extensions: Vec<_> = tbs.extensions().iter().map(extension).collect();
         refuse_duplicates(&extensions)?;
         Ok(Self {
@@ -104,7 +109,7 @@ impl Certificate {
             not_after: unix(&tbs.validity.not_after),
             key: algorithm::public_key(&tbs.subject_pki)?,
             scheme,
-            signature: bit_string(&certificate.signature_value)?.to_vec(),
+            signature: signature.to_vec(),
             extensions,
         })
     }

@@ -1,0 +1,70 @@
+//! Reports of real machines, where the directory of evidence vectors is there
+//! (CASEMATE_VECTORS): each verifies, and no byte of it can be flipped.
+
+use std::fs;
+use std::path::PathBuf;
+
+use casemate_attestation::snp::{PreparedVek, Product};
+use casemate_attestation::x509::Certificate;
+use casemate_attestation::{AnchorKind, TrustAnchors};
+
+fn vectors() -> Option<PathBuf> {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors");
+    let dir = std::env::var_os("CASEMATE_VECTORS").map_or_else(|| default.into(), PathBuf::from);
+    let dir = dir.join("snp");
+    if dir.is_dir() {
+        return Some(dir);
+    }
+    eprintln!("skipped: no evidence vectors at {}", dir.display());
+    None
+}
+
+/// Nothing is excepted: the bytes behind the signature must be zero, and a
+/// flipped bit of the signature does not make another valid one.
+#[test]
+fn every_flipped_byte_of_a_real_report_is_refused() {
+    let Some(dir) = vectors() else { return };
+    let anchors = TrustAnchors::vendor();
+    let (mut cases, mut products) = (0, std::collections::BTreeSet::new());
+    for entry in fs::read_dir(&dir).unwrap() {
+        let case = entry.unwrap().path();
+        let (Ok(report), Ok(vek)) =
+            (fs::read(case.join("report.bin")), fs::read(case.join("vek.der")))
+        else {
+            continue;
+        };
+        let vek = Certificate::parse(&vek).unwrap();
+        let now = vek.not_before().plus_seconds(1);
+        let prepared = PreparedVek::new(vek, &[], &[], &anchors, now).unwrap();
+        let claims = prepared.verify(&report, now).unwrap();
+        assert_eq!(claims.anchor.kind, AnchorKind::Hardware);
+        products.insert(claims.product);
+        for at in 0..report.len() {
+            let mut bad = report.clone();
+            bad[at] ^= 1 << (at % 8);
+            assert!(prepared.verify(&bad, now).is_err(), "{}: byte {at:#x}", case.display());
+        }
+        cases += 1;
+    }
+    assert!(cases > 0, "no case in {}", dir.display());
+    assert_eq!(products.into_iter().collect::<Vec<_>>(), Product::ALL);
+    eprintln!("{cases} real reports, every byte flipped");
+}
+
+/// A flipped byte of a VEK certificate breaks its signature or its reading.
+#[test]
+fn every_flipped_byte_of_a_real_certificate_is_refused() {
+    let Some(dir) = vectors() else { return };
+    let anchors = TrustAnchors::vendor();
+    for case in ["genoa-v3-aci", "turin-v5-aci", "milan-v3-vlek-aws"] {
+        let vek = fs::read(dir.join(case).join("vek.der")).unwrap();
+        let now = Certificate::parse(&vek).unwrap().not_before().plus_seconds(1);
+        for at in 0..vek.len() {
+            let mut bad = vek.clone();
+            bad[at] ^= 1 << (at % 8);
+            let result = Certificate::parse(&bad)
+                .and_then(|vek| PreparedVek::new(vek, &[], &[], &anchors, now));
+            assert!(result.is_err(), "{case}: byte {at:#x}");
+        }
+    }
+}
