@@ -1,7 +1,7 @@
 //! Each rule of an appraisal has a case here that it fails in, and only it;
 //! and the ways from a result to a yes are walked.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
