@@ -146,23 +146,21 @@ fn the_models_evidence_verifies() {
     run(vec![table]).unwrap();
 }
 
-#[test]
-fn every_reason_is_caused() {
+/// The reason, and the envelope that causes it.
+type Case = (Reason, Vec<EvidenceItem>);
+
+/// Faults of the report itself.
+fn faults_of_reports() -> Vec<Case> {
     let bench = bench();
-    let stranger = Ed25519KeyPair::from_seed_unchecked(&[8; 32]).unwrap();
     let good = changed(&bench.vcek, |_| {});
     let chain = EndorsementKind::CertificateChain;
-    let oid = |suffix: &str| format!("1.3.6.1.4.1.3704.1.{suffix}");
     let mut flipped = good.clone();
     flipped.evidence[0x90] ^= 1;
     let mut high_r = good.clone();
     high_r.evidence[0x2a0 + 48] = 1;
     let mut unsigned_tail = good.clone();
     unsigned_tail.evidence[0x49f] = 1;
-    let mut broken_claim = host_claim("h1", &bench.host);
-    *broken_claim.evidence.last_mut().unwrap() ^= 1;
-    let late = NOW.0 + 10;
-    let cases: Vec<(Reason, Vec<EvidenceItem>)> = vec![
+    vec![
         (Reason::Malformed, vec![good.clone(), good.clone()]),
         (Reason::Limit, vec![item(&good.evidence, &[(chain, &[b' '; 20_000])])]),
         (Reason::Limit, vec![item(&good.evidence, &[(chain, &[0x30; 5000])])]),
@@ -195,6 +193,20 @@ fn every_reason_is_caused() {
         (Reason::Tcb, vec![changed(&bench.vcek, |f| f.reported_tcb[6] -= 1)]),
         (Reason::Tcb, vec![changed(&bench.vcek, |f| f.reported_tcb[6] += 1)]),
         (Reason::Tcb, vec![changed(&bench.vcek, |f| f.reported_tcb[3] = 1)]),
+    ]
+}
+
+/// Faults of certificates, revocation lists and host claims.
+fn faults_of_signers() -> Vec<Case> {
+    let bench = bench();
+    let stranger = Ed25519KeyPair::from_seed_unchecked(&[8; 32]).unwrap();
+    let good = changed(&bench.vcek, |_| {});
+    let chain = EndorsementKind::CertificateChain;
+    let oid = |suffix: &str| format!("1.3.6.1.4.1.3704.1.{suffix}");
+    let mut broken_claim = host_claim("h1", &bench.host);
+    *broken_claim.evidence.last_mut().unwrap() ^= 1;
+    let late = NOW.0 + 10;
+    vec![
         (Reason::CertMissing, vec![item(&good.evidence, &[])]),
         (Reason::CertMalformed, vec![item(&good.evidence, &[(chain, b"no PEM")])]),
         (Reason::CertMalformed, vec![item(&good.evidence, &[(chain, &[0x30, 0])])]),
@@ -234,7 +246,13 @@ fn every_reason_is_caused() {
         (Reason::HostUnknown, vec![host_claim("h1", &stranger)]),
         (Reason::HostClaim, vec![host_claim("h2", &bench.host)]),
         (Reason::HostClaim, vec![broken_claim]),
-    ];
+    ]
+}
+
+#[test]
+fn every_reason_is_caused() {
+    let mut cases = faults_of_reports();
+    cases.extend(faults_of_signers());
     let mut caused = BTreeSet::new();
     for (number, (reason, items)) in cases.into_iter().enumerate() {
         let error = run(items).expect_err("the case must be refused");
