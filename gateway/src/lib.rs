@@ -1,1 +1,39 @@
 //! The only way from a sandbox to the world: signed calls in, receipts out.
+//!
+//! Authenticate, decide, reserve, log, execute, log, answer: in that order, for
+//! every call. `decide` is a pure function of grant, call and time. Deny is the
+//! default. The decision is on disk before the tool runs; a crash leaves an
+//! open call, to which the next start gives the outcome `unknown`. Revocation
+//! takes effect at the next decision: there is no cached permission.
+//!
+//! Start reading at `decide/mod.rs`; everything else exists to feed it or to
+//! obey it. The way of one call is `call.rs`, top to bottom.
+
+mod admin;
+mod artefacts;
+mod call;
+mod catalogue;
+mod clock;
+mod config;
+mod decide;
+mod envelope;
+mod execute;
+mod grant_file;
+mod journal;
+mod keys;
+mod listing;
+mod service;
+mod session;
+mod state;
+mod sync;
+mod tls;
+mod upstream;
+
+pub use admin::{AdminError, Client, Command, GrantSummary, LogEntry, Reply, StatusReport};
+pub use catalogue::CatalogueError;
+pub use config::{Config, ConfigError, Issuer, Listen, Tool, Upstream};
+pub use grant_file::{GrantFileError, grant_from_toml, sign_grant};
+pub use keys::{KeyError, SigningKey};
+pub use service::{Error, Gateway, Public, init, run};
+pub use tls::TlsError;
+pub use upstream::UpstreamError;

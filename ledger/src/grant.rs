@@ -86,7 +86,10 @@ const WHAT: &str = "grant";
 
 impl Grant {
     /// The clauses for `tool` with their places, in the order of the grant.
-    pub fn clauses<'a>(&'a self, tool: &'a str) -> impl Iterator<Item = (usize, &'a Clause)> {
+    pub fn clauses<'a, 't>(
+        &'a self,
+        tool: &'t str,
+    ) -> impl Iterator<Item = (usize, &'a Clause)> + use<'a, 't> {
         self.tools.iter().enumerate().filter(move |(_, clause)| clause.tool == tool)
     }
 

@@ -1,5 +1,9 @@
 //! A leaf of the log: 0x01, the kind in one byte, the record's signed bytes.
 
+use crate::record::{self, Record};
+use crate::text::hex;
+use crate::{Decision, Event, Grant, Invocation, Outcome, Revocation, RevocationTarget, Verdict};
+
 /// One leaf, its record still bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
@@ -88,6 +92,54 @@ impl Leaf {
             .ok_or_else(|| error("kind", "a known kind (1 to 5)", code.to_string()))?;
         Ok(Self { kind, record: record.to_vec() })
     }
+}
+
+impl Leaf {
+    /// The record in one line for people. Signatures are not checked.
+    pub fn describe(&self) -> String {
+        let described = match self.kind {
+            LeafKind::Grant => peek::<Grant>(&self.record).map(|grant| {
+                format!("{} for task {} by {}", hex(&grant.id), grant.task, grant.issuer)
+            }),
+            LeafKind::Revocation => peek::<Revocation>(&self.record).map(|revocation| {
+                let target = match &revocation.target {
+                    RevocationTarget::Grant(id) => format!("grant {}", hex(id)),
+                    RevocationTarget::Identity(key) => format!("identity {key}"),
+                    RevocationTarget::Sandbox(uri) => format!("sandbox {uri}"),
+                };
+                format!("{target} by {}: {}", revocation.by, revocation.reason)
+            }),
+            LeafKind::Decision => peek::<Decision>(&self.record).map(|d| describe_decision(&d)),
+            LeafKind::Outcome => peek::<Outcome>(&self.record).map(|outcome| {
+                let reason = outcome.reason.map(|reason| format!(" ({reason})"));
+                let took = outcome.ended_ms.saturating_sub(outcome.started_ms.max(1));
+                let took = if outcome.started_ms == 0 { 0 } else { took };
+                let reason = reason.unwrap_or_default();
+                format!("{}{reason}, {took} ms", outcome.status.name())
+            }),
+            LeafKind::Event => peek::<Event>(&self.record).map(|event| {
+                let sandbox = event.sandbox.map(|sandbox| format!(" {sandbox}"));
+                let note = event.note.map(|note| format!(": {note}"));
+                let parts = [Some(event.kind.name().to_owned()), sandbox, note];
+                parts.into_iter().flatten().collect()
+            }),
+        };
+        described.unwrap_or_else(|| "a record that does not read".to_owned())
+    }
+}
+
+fn describe_decision(decision: &Decision) -> String {
+    let call = peek::<Invocation>(&decision.invocation);
+    let call = call.map_or_else(String::new, |call| format!("{} #{}", call.tool, call.sequence));
+    let verdict = match decision.verdict {
+        Verdict::Allow => "allow".to_owned(),
+        Verdict::Deny(code) => format!("deny {}", code.name()),
+    };
+    format!("{verdict} {call} by {}", decision.rules.join(", "))
+}
+
+fn peek<T: Record>(bytes: &[u8]) -> Option<T> {
+    record::peek(bytes).map(|(_, record)| record).ok()
 }
 
 #[cfg(test)]

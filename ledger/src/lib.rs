@@ -19,21 +19,25 @@ pub mod constraint;
 mod decision;
 mod event;
 mod grant;
+pub mod identity;
 mod invocation;
 pub mod json;
 pub mod leaf;
 pub mod merkle;
 mod outcome;
+pub mod receipt;
 pub mod record;
 mod revocation;
 pub mod text;
 pub mod tile;
+pub mod tool;
 mod values;
 
 pub use constraint::Constraint;
 pub use decision::{BoundaryCheck, BudgetUse, Decision, Verdict};
 pub use event::{Event, EventKind};
 pub use grant::{Budgets, Clause, Grant, MAX_CLAUSES, MAX_LIFETIME_SECONDS, Rate};
+pub use identity::{Identity, IdentityError};
 pub use invocation::{
     BoundaryStatement, GrantRef, Invocation, Lease, MAX_SANDBOX_BYTES, MAX_TOOL_BYTES, TimeSource,
 };

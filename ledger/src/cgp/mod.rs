@@ -172,6 +172,9 @@ pub struct ReceiptPointer {
     /// The outcome's leaf index; none for a denied call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<u64>,
+    /// The salt of the result's commitment, base64url; none when no result was committed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_salt: Option<String>,
 }
 
 /// A `tools/list` request's parameters.

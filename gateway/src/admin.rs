@@ -1,0 +1,432 @@
+//! The operator's door: JSON lines on a unix socket of mode 0600.
+//!
+//! Format: docs/formats/gateway-admin.md. [`Client`] is the other end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_attestation::cose::KeyId;
+use casemate_ledger::receipt::{Included, Receipt};
+use casemate_ledger::{
+    Decision, Grant, Invocation, Leaf, LeafKind, Record, Revocation, RevocationTarget, record, text,
+};
+use casemate_ledger_store::{Proof, StoreError};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::artefacts;
+use crate::decide::Held;
+use crate::journal::wait;
+use crate::service::{Gateway, Public};
+use crate::sync::locked;
+
+/// What an operator may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Take a signed grant.
+    GrantAdd {
+        /// The grant's signed bytes, base64url without padding.
+        grant: String,
+    },
+    /// List the grants and what was used of them.
+    GrantList,
+    /// End a grant; the next decision knows.
+    GrantRevoke {
+        /// The grant's id, 32 hex digits.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// Stop a sandbox: its connection ends, its running calls are cancelled,
+    /// and it can call nothing any more.
+    Kill {
+        /// The sandbox's URI.
+        sandbox: String,
+        /// Why.
+        reason: String,
+    },
+    /// Refuse an identity key from now on.
+    RevokeIdentity {
+        /// The key's id, 32 hex digits.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+    /// How the gateway stands.
+    Status,
+    /// The receipt of a call by its decision's leaf.
+    Receipt {
+        /// The leaf's index.
+        decision: u64,
+    },
+    /// The receipt of a call by its place in its sandbox's sequence.
+    ReceiptOf {
+        /// The sandbox's URI.
+        sandbox: String,
+        /// Its boot incarnation.
+        epoch: u64,
+        /// The call's number, from 1.
+        sequence: u64,
+    },
+    /// Some leaves of the log.
+    Log {
+        /// The first one.
+        from: u64,
+        /// How many, at most 256.
+        count: u64,
+    },
+}
+
+/// What the gateway answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", content = "content", rename_all = "snake_case")]
+pub enum Reply {
+    /// It is done, durable, and in the log at this leaf.
+    Done(u64),
+    /// It is not done: what was expected, and what was there.
+    Refused(String),
+    /// The grants.
+    Grants(Vec<GrantSummary>),
+    /// How the gateway stands.
+    Status(StatusReport),
+    /// A receipt (docs/formats/receipt.md), base64url.
+    Receipt(String),
+    /// Leaves of the log.
+    Log(Vec<LogEntry>),
+}
+
+/// A grant and what was used of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantSummary {
+    /// The grant's id in hex.
+    pub id: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// The task.
+    pub task: String,
+    /// Seconds since 1970 at which it expires.
+    pub expires: u64,
+    /// `active`, `expired`, `exhausted`, `revoked` or `pending`.
+    pub state: String,
+    /// The tools.
+    pub tools: Vec<String>,
+    /// Calls allowed so far.
+    pub calls: u64,
+    /// The most calls.
+    pub max_calls: u64,
+    /// The sandbox that it is bound to.
+    pub sandbox: Option<String>,
+}
+
+/// How a gateway stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// What others need to know of it.
+    pub public: Public,
+    /// The log's name.
+    pub log: String,
+    /// The leaves on disk.
+    pub leaves: u64,
+    /// `ok`, or why the log stopped.
+    pub log_state: String,
+    /// The connections that are open.
+    pub connections: usize,
+    /// The calls that run.
+    pub running: usize,
+    /// The tools, each with `ok` or `drifted`.
+    pub tools: Vec<(String, String)>,
+}
+
+/// A leaf of the log as JSON; a view, never signed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// The leaf's index.
+    pub index: u64,
+    /// What it is.
+    pub kind: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// Why the operator's door gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The socket cannot be reached, or closed early.
+    #[error("{path}: {source}")]
+    Socket {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The answer is not one.
+    #[error("operator's socket: expected a reply, got {0}")]
+    Reply(String),
+}
+
+/// Asks a gateway over its operator's socket.
+pub struct Client;
+
+const MAX_REQUEST_BYTES: u64 = 64 * 1024;
+const MAX_REPLY_BYTES: u64 = 32 << 20;
+const PATIENCE: Duration = Duration::from_secs(30);
+const CONNECTIONS: usize = 16;
+const MAX_ENTRIES: u64 = 256;
+
+impl Client {
+    /// Sends `command` to the gateway whose socket is at `path`.
+    pub async fn call(path: &Path, command: &Command) -> Result<Reply, AdminError> {
+        let socket = |source| AdminError::Socket { path: path.display().to_string(), source };
+        let mut stream = UnixStream::connect(path).await.map_err(socket)?;
+        let mut line =
+            serde_json::to_vec(command).map_err(|error| AdminError::Reply(error.to_string()))?;
+        line.push(b'\n');
+        stream.write_all(&line).await.map_err(socket)?;
+        let mut reply = Vec::new();
+        let mut reader = BufReader::new(stream).take(MAX_REPLY_BYTES);
+        let read = timeout(PATIENCE, reader.read_until(b'\n', &mut reply)).await;
+        read.map_err(std::io::Error::from).and_then(|read| read).map_err(socket)?;
+        serde_json::from_slice(&reply).map_err(|error| AdminError::Reply(error.to_string()))
+    }
+}
+
+/// Serves the operator until the task is dropped.
+pub(crate) async fn serve(gateway: Arc<Gateway>, listener: UnixListener) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let gateway = Arc::clone(&gateway);
+        tokio::spawn(async move {
+            if let Err(error) = serve_one(&gateway, stream).await {
+                tracing::debug!(%error, "operator's connection");
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn serve_one(gateway: &Gateway, stream: UnixStream) -> std::io::Result<()> {
+    let by = stream.peer_cred().map(|peer| format!("uid:{}", peer.uid()))?;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = Vec::new();
+        let mut bounded = (&mut reader).take(MAX_REQUEST_BYTES);
+        let count = timeout(PATIENCE, bounded.read_until(b'\n', &mut line)).await??;
+        if count == 0 {
+            return Ok(());
+        }
+        let reply = if line.ends_with(b"\n") {
+            match serde_json::from_slice(&line) {
+                Ok(command) => answer(gateway, command, &by).await,
+                Err(error) => Reply::Refused(format!("command: {error}")),
+            }
+        } else {
+            Reply::Refused(format!("command: expected a line of at most {MAX_REQUEST_BYTES} bytes"))
+        };
+        let mut text = serde_json::to_vec(&reply)?;
+        text.push(b'\n');
+        timeout(PATIENCE, writer.write_all(&text)).await??;
+        if !line.ends_with(b"\n") {
+            return Ok(());
+        }
+    }
+}
+
+async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
+    let result = match command {
+        Command::GrantAdd { grant } => add_grant(gateway, &grant).await,
+        Command::GrantList => Ok(Reply::Grants(list_grants(gateway))),
+        Command::GrantRevoke { id, reason } => match id_of(&id) {
+            Ok(id) if locked(&gateway.state).grants.contains_key(&id) => {
+                revoke(gateway, RevocationTarget::Grant(id), reason, by).await
+            }
+            Ok(_) => Err(format!("id: expected a grant that is held, got {id}")),
+            Err(error) => Err(error),
+        },
+        Command::Kill { sandbox, reason } => {
+            revoke(gateway, RevocationTarget::Sandbox(sandbox), reason, by).await
+        }
+        Command::RevokeIdentity { key, reason } => match id_of(&key) {
+            Ok(id) => revoke(gateway, RevocationTarget::Identity(KeyId(id)), reason, by).await,
+            Err(error) => Err(error),
+        },
+        Command::Status => Ok(Reply::Status(status(gateway))),
+        Command::Receipt { decision } => receipt(gateway, decision).await,
+        Command::ReceiptOf { sandbox, epoch, sequence } => {
+            match find(gateway, sandbox, epoch, sequence) {
+                Some(decision) => receipt(gateway, decision).await,
+                None => Err(format!("sequence: expected a call that was decided, got {sequence}")),
+            }
+        }
+        Command::Log { from, count } => log(gateway, from, count).await,
+    };
+    result.unwrap_or_else(Reply::Refused)
+}
+
+fn id_of(hex: &str) -> Result<[u8; 16], String> {
+    let id = text::from_hex(hex).and_then(|id| id.try_into().ok());
+    id.ok_or_else(|| format!("id: expected 32 lower-case hex digits, got {hex:?}"))
+}
+
+async fn add_grant(gateway: &Gateway, grant: &str) -> Result<Reply, String> {
+    let bytes = text::from_base64url(grant).ok_or("grant: expected base64url without padding")?;
+    let (_, claimed) = record::peek::<Grant>(&bytes).map_err(|error| error.to_string())?;
+    let key = gateway
+        .issuers
+        .get(&claimed.issuer)
+        .ok_or_else(|| format!("grant, issuer: expected a listed one, got {:?}", claimed.issuer))?;
+    let grant = Grant::verify(&bytes, key).map_err(|error| error.to_string())?;
+    if grant.tenant != gateway.config.tenant {
+        let expected = &gateway.config.tenant;
+        return Err(format!("grant, tenant: expected {expected}, got {}", grant.tenant));
+    }
+    let now = gateway.clock.now().unix();
+    if grant.expires <= now {
+        return Err(format!("grant, expires: expected a time after {now}, got {}", grant.expires));
+    }
+    let (index, durable) = {
+        let mut state = locked(&gateway.state);
+        if let Some(held) = state.grants.get(&grant.id) {
+            let same = held.digest == grant.digest();
+            return if same {
+                Ok(Reply::Done(held.index))
+            } else {
+                Err("grant, id: expected a new one, got that of another grant".to_owned())
+            };
+        }
+        let appended = gateway.journal.append(LeafKind::Grant, grant.bytes());
+        let (index, durable) = appended.map_err(|error| error.to_string())?;
+        state.grants.insert(grant.id, Held::new(grant, index));
+        (index, durable)
+    };
+    wait(durable).await.map_err(|error| error.to_string())?;
+    Ok(Reply::Done(index))
+}
+
+/// Revokes at once and in the log; answers when it is durable.
+async fn revoke(
+    gateway: &Gateway,
+    target: RevocationTarget,
+    reason: String,
+    by: &str,
+) -> Result<Reply, String> {
+    let time_ms = gateway.clock.now().unix_ms;
+    let revocation = Revocation { target, reason, by: by.to_owned(), time_ms };
+    // What could not be read back must not be written.
+    Revocation::from_payload(&revocation.payload()).map_err(|error| error.to_string())?;
+    let written = {
+        let mut state = locked(&gateway.state);
+        // Whatever the disk says, it is revoked from here on.
+        state.revoke(&revocation.target);
+        gateway.journal.write(LeafKind::Revocation, revocation).map_err(|e| e.to_string())?
+    };
+    let (index, _) = written.durable().await.map_err(|error| error.to_string())?;
+    Ok(Reply::Done(index))
+}
+
+fn list_grants(gateway: &Gateway) -> Vec<GrantSummary> {
+    let now = gateway.clock.now().unix();
+    let summary = |held: &Held| {
+        let grant = &held.grant;
+        let state = match () {
+            () if held.revoked => "revoked",
+            () if now < grant.not_before => "pending",
+            () if now >= grant.expires => "expired",
+            () if held.calls >= grant.budgets.calls => "exhausted",
+            () => "active",
+        };
+        GrantSummary {
+            id: text::hex(&grant.id),
+            issuer: grant.issuer.clone(),
+            task: grant.task.clone(),
+            expires: grant.expires.0,
+            state: state.to_owned(),
+            tools: grant.tools.iter().map(|clause| clause.tool.clone()).collect(),
+            calls: held.calls,
+            max_calls: grant.budgets.calls,
+            sandbox: held.user.as_ref().map(|user| user.sandbox.clone()),
+        }
+    };
+    locked(&gateway.state).grants.values().map(summary).collect()
+}
+
+fn status(gateway: &Gateway) -> StatusReport {
+    let tools = gateway.catalogue.all().into_iter().map(|(name, tool)| {
+        let word = if tool.pinned.drifted { "drifted" } else { "ok" };
+        (name, word.to_owned())
+    });
+    let state = locked(&gateway.state);
+    StatusReport {
+        public: gateway.public.clone(),
+        log: gateway.config.log_origin.clone(),
+        leaves: gateway.journal.size(),
+        log_state: gateway.journal.check().map_or_else(|e| e.to_string(), |()| "ok".to_owned()),
+        connections: state.sessions.values().filter(|session| !*session.borrow()).count(),
+        running: state.open.len(),
+        tools: tools.collect(),
+    }
+}
+
+fn find(gateway: &Gateway, sandbox: String, epoch: u64, sequence: u64) -> Option<u64> {
+    let at = usize::try_from(sequence.checked_sub(1)?).ok()?;
+    locked(&gateway.state).chains.get(&(sandbox, epoch))?.decisions.get(at).copied()
+}
+
+/// Collects everything that proves the call whose decision is leaf `decision`.
+async fn receipt(gateway: &Gateway, decision: u64) -> Result<Reply, String> {
+    let text = |error: StoreError| error.to_string();
+    let leaf = gateway.journal.leaf(decision).map_err(text)?;
+    let leaf = Leaf::decode(&leaf).map_err(|error| error.to_string())?;
+    if leaf.kind != LeafKind::Decision {
+        return Err(format!("decision: expected a decision's leaf, got {:?}", leaf.kind));
+    }
+    let (_, record) = record::peek::<Decision>(&leaf.record).map_err(|e| e.to_string())?;
+    let (_, call) = record::peek::<Invocation>(&record.invocation).map_err(|e| e.to_string())?;
+    let (outcome, grant) = {
+        let state = locked(&gateway.state);
+        let held = call.grant.and_then(|grant| state.grants.get(&grant.id));
+        (state.outcomes.get(&decision).copied(), held.map(|held| held.index))
+    };
+    let indices: Vec<u64> = [Some(decision), outcome, grant].into_iter().flatten().collect();
+    let (checkpoint, proofs) = gateway.journal.prove(&indices).map_err(text)?;
+    let included = |index: Option<u64>| {
+        let proof = proofs.iter().find(|proof| Some(proof.index) == index);
+        proof.map(|Proof { index, leaf, hashes }| Included {
+            index: *index,
+            leaf: leaf.clone(),
+            proof: hashes.clone(),
+        })
+    };
+    let files = &gateway.config.state_dir;
+    let certificate = artefacts::certificate(files, &record.certificate).await;
+    let certificate = certificate.map_err(|error| format!("certificate: {error}"))?;
+    let bundle = artefacts::bundle(files, &call.boundary.bundle).await;
+    let receipt = Receipt {
+        checkpoint,
+        decision: included(Some(decision)).ok_or("decision: no proof")?,
+        outcome: included(outcome),
+        grant: included(grant),
+        certificate,
+        bundle: bundle.map_err(|error| format!("attestation bundle: {error}"))?,
+    };
+    Ok(Reply::Receipt(casemate_ledger::text::base64url(&receipt.encode())))
+}
+
+async fn log(gateway: &Gateway, from: u64, count: u64) -> Result<Reply, String> {
+    let end = from.saturating_add(count.min(MAX_ENTRIES)).min(gateway.journal.size());
+    let mut entries = Vec::new();
+    for index in from..end {
+        let leaf = gateway.journal.leaf(index).map_err(|error| error.to_string())?;
+        let leaf = Leaf::decode(&leaf).map_err(|error| error.to_string())?;
+        let kind = format!("{:?}", leaf.kind).to_lowercase();
+        entries.push(LogEntry { index, kind, text: leaf.describe() });
+    }
+    Ok(Reply::Log(entries))
+}

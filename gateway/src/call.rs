@@ -1,0 +1,308 @@
+//! One call, from its line to its answer.
+//!
+//! [`admit`] runs in the order of arrival: envelope, decision, reservation, the
+//! decision's place in the log. [`Admitted::finish`] then waits until the
+//! decision is on disk, runs the tool, and waits until the outcome is.
+
+use std::sync::Arc;
+
+use casemate_ledger::args::{Commitment, MAX_ARGS_BYTES};
+use casemate_ledger::cgp::{self, Denial, ReceiptPointer, RpcError, error_code, meta, method};
+use casemate_ledger::{
+    Authentic, BoundaryCheck, Decision, Event, EventKind, Invocation, LeafKind, Outcome, Record,
+    Verdict, args, text,
+};
+use casemate_ledger_store::StoreError;
+use serde_json::{Map, Value, json};
+
+use crate::catalogue::Tool;
+use crate::decide::{self, Call, Permit, Ruling, User};
+use crate::envelope::{self, OutOfOrder, Request};
+use crate::execute::{Execution, execute};
+use crate::journal::Written;
+use crate::keys::random;
+use crate::service::Gateway;
+use crate::session::{Session, freeze};
+use crate::state::{Open, State, reserved_in};
+use crate::sync::locked;
+
+/// A call that was decided on.
+pub(crate) struct Admitted {
+    gateway: Arc<Gateway>,
+    session: Arc<Session>,
+    decision: Written<Decision>,
+    invocation: [u8; 32],
+    grant: [u8; 16],
+    verdict: Result<Permit, Denial>,
+    tool: Option<Tool>,
+    arguments: Map<String, Value>,
+    arguments_length: u64,
+}
+
+/// The parameters of `tools/call`.
+struct Params {
+    tool: String,
+    arguments: Value,
+    canonical: Vec<u8>,
+    invocation: Vec<u8>,
+    salt: [u8; 32],
+}
+
+/// Checks the envelope, decides, reserves, and puts the decision into the log.
+pub(crate) fn admit(
+    gateway: &Arc<Gateway>,
+    session: &Arc<Session>,
+    params: Value,
+) -> Result<Admitted, RpcError> {
+    let params = read_params(params)?;
+    let caller = &session.caller;
+    let invocation = Invocation::verify(&params.invocation, &caller.key)
+        .map_err(|error| RpcError::new(error_code::ENVELOPE, error.to_string()))?;
+    let arguments = Commitment::to_args(&params.salt, &params.canonical);
+    let request = Request { method: method::TOOLS_CALL, tool: &params.tool, arguments };
+    envelope::check_content(&invocation, request, caller)?;
+    let tool = gateway.catalogue.tool(&params.tool);
+    let call = Call {
+        caller,
+        grant: invocation.grant,
+        tool: &params.tool,
+        tool_digest: invocation.tool_digest,
+        pinned: tool.as_ref().map(|tool| &tool.pinned),
+        arguments: &params.arguments,
+        arguments_length: arguments.length,
+    };
+    let (decision, verdict) = decide_in_order(gateway, session, &invocation, &call)?;
+    Ok(Admitted {
+        gateway: Arc::clone(gateway),
+        session: Arc::clone(session),
+        decision,
+        invocation: invocation.digest(),
+        grant: invocation.grant.map(|grant| grant.id).unwrap_or_default(),
+        verdict,
+        tool,
+        arguments_length: arguments.length,
+        arguments: match params.arguments {
+            Value::Object(arguments) => arguments,
+            _ => Map::new(),
+        },
+    })
+}
+
+/// Everything that happens under the state's lock.
+fn decide_in_order(
+    gateway: &Gateway,
+    session: &Session,
+    invocation: &Authentic<Invocation>,
+    call: &Call<'_>,
+) -> Result<(Written<Decision>, Result<Permit, Denial>), RpcError> {
+    let caller = &session.caller;
+    let now = gateway.clock.now();
+    let mut guard = locked(&gateway.state);
+    let state: &mut State = &mut guard;
+    gateway.journal.check().map_err(stopped)?;
+    if state.is_ended(caller) {
+        return Err(RpcError::new(error_code::LEASE, "the sandbox was stopped by its operator"));
+    }
+    let instance = (caller.sandbox.clone(), caller.claims.epoch);
+    let chain = state.chains.entry(instance).or_default();
+    match envelope::check_order(invocation, chain) {
+        Ok(()) => {}
+        Err(OutOfOrder::Refused(error)) => return Err(error),
+        Err(OutOfOrder::Fork(reason)) => {
+            freeze(gateway, chain, caller, &reason).map_err(stopped)?;
+            return Err(RpcError::new(error_code::CHAIN, format!("sandbox is frozen: {reason}")));
+        }
+    }
+    envelope::check_fresh(invocation, chain, caller, now)?;
+    let held = call.grant.and_then(|grant| state.grants.get_mut(&grant.id));
+    let ruling = decide::decide(held.as_deref(), call, now);
+    if let (Some(held), Ok(permit)) = (held, &ruling.verdict) {
+        if held.user.is_none() {
+            let user = User::of(caller);
+            let event = activation(&user, call, now.unix_ms);
+            gateway.journal.write(LeafKind::Event, event).map_err(stopped)?;
+            held.user = Some(user);
+        }
+        held.reserve(&ruling.budgets);
+        held.start(permit, now);
+    }
+    let verdict = ruling.verdict.clone();
+    let decision = record(gateway, session, invocation.bytes(), ruling, now.unix_ms);
+    let written = gateway.journal.write(LeafKind::Decision, decision).map_err(stopped)?;
+    chain.sequence = invocation.sequence;
+    chain.last = invocation.digest();
+    chain.decisions.push(written.index);
+    if verdict.is_ok() {
+        let grant = call.grant.map(|grant| grant.id).unwrap_or_default();
+        let open = Open { index: written.index, grant, reserved_in: reserved_in(&written.record) };
+        state.open.insert(written.record.digest(), open);
+    }
+    Ok((written, verdict))
+}
+
+fn activation(user: &User, call: &Call<'_>, time_ms: u64) -> Event {
+    Event {
+        sandbox: Some(user.sandbox.clone()),
+        epoch: Some(user.epoch),
+        key: Some(user.key),
+        grant: call.grant,
+        ..Event::new(EventKind::Activation, time_ms)
+    }
+}
+
+fn record(
+    gateway: &Gateway,
+    session: &Session,
+    invocation: &[u8],
+    ruling: Ruling,
+    time_ms: u64,
+) -> Decision {
+    Decision {
+        invocation: invocation.to_vec(),
+        verdict: match &ruling.verdict {
+            Ok(_) => Verdict::Allow,
+            Err(denial) => Verdict::Deny(denial.code),
+        },
+        rules: ruling.rules,
+        policy: gateway.policy,
+        certificate: session.caller.digest,
+        risk: ruling.risk,
+        boundary: BoundaryCheck {
+            required: ruling.required,
+            actual: session.caller.claims.properties.clone(),
+            gateway: gateway.config.boundary.name().to_owned(),
+        },
+        budgets: ruling.budgets,
+        time_ms,
+    }
+}
+
+impl Admitted {
+    /// Waits for the disk, runs the tool if it may, and answers.
+    pub(crate) async fn finish(self) -> Result<Value, RpcError> {
+        let Self { gateway, session, decision, grant, verdict, .. } = self;
+        let (index, record) = decision.durable().await.map_err(stopped)?;
+        let mut receipt = ReceiptPointer {
+            log: gateway.config.log_origin.clone(),
+            invocation: self.invocation,
+            decision: index,
+            outcome: None,
+            result_salt: None,
+        };
+        let permit = match verdict {
+            Ok(permit) => permit,
+            Err(denial) => return Ok(denied(&denial, &receipt)),
+        };
+        let tool = self.tool.as_ref();
+        let ran = execute(&gateway, &session, tool, self.arguments, &permit).await;
+        let salt = random();
+        let outcome = outcome(&record, &ran, salt.as_ref(), self.arguments_length);
+        let written = {
+            let mut state = locked(&gateway.state);
+            let written = gateway.journal.write(LeafKind::Outcome, outcome).map_err(stopped)?;
+            if let Some(held) = state.grants.get_mut(&grant) {
+                held.finish(permit.clause);
+            }
+            state.close(written.index, &written.record);
+            written
+        };
+        let committed = written.record.result.is_some();
+        let (index, _) = written.durable().await.map_err(stopped)?;
+        receipt.outcome = Some(index);
+        receipt.result_salt = salt.filter(|_| committed).map(|salt| text::base64url(&salt));
+        Ok(answer(ran, &receipt))
+    }
+}
+
+/// The outcome's record. A result is committed to only under a random salt.
+fn outcome(
+    decision: &Authentic<Decision>,
+    ran: &Execution,
+    salt: Option<&[u8; 32]>,
+    bytes_out: u64,
+) -> Outcome {
+    let bytes = ran.result.as_ref().and_then(|result| args::canonical(Some(result)).ok());
+    let length = bytes.as_ref().map_or(0, Vec::len);
+    Outcome {
+        decision: decision.digest(),
+        status: ran.status,
+        reason: ran.reason.map(str::to_owned),
+        result: bytes.zip(salt).map(|(bytes, salt)| Commitment::to_result(salt, &bytes)),
+        upstream: ran.upstream.clone(),
+        started_ms: ran.started_ms,
+        ended_ms: ran.ended_ms,
+        bytes_out: if ran.started_ms == 0 { 0 } else { bytes_out },
+        bytes_in: u64::try_from(length).unwrap_or(u64::MAX),
+    }
+}
+
+fn answer(ran: Execution, receipt: &ReceiptPointer) -> Value {
+    let mut result = ran.result.unwrap_or_else(|| {
+        let reason = ran.reason.unwrap_or_else(|| ran.status.name());
+        let text = format!("The call did not end in a result: {reason}.");
+        json!({
+            "resultType": "complete",
+            "isError": true,
+            "content": [{"type": "text", "text": text}],
+            "structuredContent": {"casemate": {"status": ran.status.name(), "reason": reason}},
+        })
+    });
+    attach(&mut result, receipt);
+    result
+}
+
+fn denied(denial: &Denial, receipt: &ReceiptPointer) -> Value {
+    let text = format!(
+        "Denied ({}): expected {}, got {}. {}.",
+        denial.code.name(),
+        denial.expected,
+        denial.actual,
+        denial.hint
+    );
+    let mut result = json!({
+        "resultType": "complete",
+        "isError": true,
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": {"casemate": denial},
+    });
+    attach(&mut result, receipt);
+    result
+}
+
+fn attach(result: &mut Value, receipt: &ReceiptPointer) {
+    if let Some(result) = result.as_object_mut() {
+        result.insert("_meta".to_owned(), json!({ meta::RECEIPT: receipt }));
+    }
+}
+
+fn read_params(params: Value) -> Result<Params, RpcError> {
+    let wrong = |text: &str| RpcError::new(error_code::INVALID_PARAMS, text);
+    let Value::Object(mut params) = params else { return Err(wrong("params: expected an object")) };
+    let Some(Value::String(tool)) = params.remove("name") else {
+        return Err(wrong("params, name: expected a string"));
+    };
+    let arguments = params.remove("arguments").unwrap_or_else(|| json!({}));
+    let about = params.remove("_meta").unwrap_or_default();
+    if let Some(key) = params.keys().next() {
+        return Err(wrong(&format!("params: unknown key {key:?}")));
+    }
+    if about.get(meta::PROTOCOL_VERSION).and_then(Value::as_str) != Some(cgp::MCP_VERSION) {
+        return Err(wrong("params, _meta, protocolVersion: expected 2026-07-28"));
+    }
+    let bytes = |key| about.get(key).and_then(Value::as_str).and_then(text::from_base64url);
+    let invocation = bytes(meta::INVOCATION)
+        .ok_or_else(|| RpcError::new(error_code::ENVELOPE, "_meta: expected dev.casemate/inv"))?;
+    let salt = bytes(meta::SALT).and_then(|salt| salt.try_into().ok()).ok_or_else(|| {
+        RpcError::new(error_code::ENVELOPE, "_meta: expected dev.casemate/salt of 32 bytes")
+    })?;
+    let canonical = args::canonical(Some(&arguments)).map_err(|error| wrong(&error.to_string()))?;
+    if canonical.len() > MAX_ARGS_BYTES {
+        return Err(wrong("params, arguments: expected at most 1 MiB in canonical form"));
+    }
+    Ok(Params { tool, arguments, canonical, invocation, salt })
+}
+
+fn stopped(error: StoreError) -> RpcError {
+    tracing::error!(%error, "the log does not take records; calls are refused");
+    RpcError::new(error_code::LOG, format!("nothing was decided: {error}"))
+}

@@ -1,0 +1,173 @@
+//! The tools of all upstreams, each pinned to one definition.
+//!
+//! A definition is pinned by the operator's digest in the configuration, or
+//! else by `pins.json` in the state directory, which remembers what was seen
+//! first. A tool whose upstream offers another definition stops: the text that
+//! a model reads is part of what was approved.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use casemate_attestation::Risk;
+use casemate_ledger::{MAX_TOOL_BYTES, json, text, tool};
+use serde_json::{Map, Value};
+
+use crate::config::{ConfigError, Upstream};
+use crate::decide::PinnedTool;
+use crate::sync::locked;
+use crate::upstream::{Running, UpstreamError};
+
+/// Every tool by its exposed name.
+pub(crate) struct Catalogue {
+    tools: Mutex<BTreeMap<String, Tool>>,
+}
+
+/// One tool.
+#[derive(Debug, Clone)]
+pub(crate) struct Tool {
+    /// The place of its upstream in the configuration.
+    pub(crate) upstream: usize,
+    /// The name that the upstream gives it.
+    pub(crate) name: String,
+    /// The pinned members of its definition, under the upstream's name.
+    pub(crate) definition: Map<String, Value>,
+    /// What decisions need.
+    pub(crate) pinned: PinnedTool,
+}
+
+/// Why the catalogue cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    /// An upstream does not serve.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// A digest in the configuration does not read.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The file of pins cannot be read or written.
+    #[error("{}: {reason}", path.display())]
+    Pins {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+type Pins = BTreeMap<String, String>;
+
+impl Catalogue {
+    /// Starts each upstream once, lists its tools, and pins them.
+    pub(crate) async fn open(upstreams: &[Upstream], pins: &Path) -> Result<Self, CatalogueError> {
+        let mut known = read_pins(pins)?;
+        let before = known.clone();
+        let mut tools = BTreeMap::new();
+        for (at, upstream) in upstreams.iter().enumerate() {
+            let running = Running::start(upstream).await?;
+            for definition in running.tools(upstream).await? {
+                if let Some((name, tool)) = entry(at, upstream, definition, &mut known)? {
+                    tools.insert(name, tool);
+                }
+            }
+        }
+        if known != before {
+            write_pins(pins, &known)?;
+        }
+        Ok(Self { tools: Mutex::new(tools) })
+    }
+
+    /// The tool called `name`.
+    pub(crate) fn tool(&self, name: &str) -> Option<Tool> {
+        locked(&self.tools).get(name).cloned()
+    }
+
+    /// Every tool, by name.
+    pub(crate) fn all(&self) -> BTreeMap<String, Tool> {
+        locked(&self.tools).clone()
+    }
+
+    /// Compares what an upstream offers now with what was pinned, and stops
+    /// the tools that differ. Returns their names and the digests found.
+    pub(crate) fn compare(
+        &self,
+        upstream: usize,
+        offered: &[Map<String, Value>],
+    ) -> Vec<(String, Option<[u8; 32]>)> {
+        let found: BTreeMap<&str, [u8; 32]> = offered
+            .iter()
+            .filter_map(|definition| {
+                let name = definition.get("name")?.as_str()?;
+                Some((name, tool::definition_digest(definition).ok()?))
+            })
+            .collect();
+        let mut drifted = Vec::new();
+        for (name, tool) in locked(&self.tools).iter_mut().filter(|(_, t)| t.upstream == upstream) {
+            let now = found.get(tool.name.as_str()).copied();
+            if now != Some(tool.pinned.digest) && !tool.pinned.drifted {
+                tool.pinned.drifted = true;
+                drifted.push((name.clone(), now));
+            }
+        }
+        drifted
+    }
+}
+
+fn entry(
+    at: usize,
+    upstream: &Upstream,
+    definition: Map<String, Value>,
+    pins: &mut Pins,
+) -> Result<Option<(String, Tool)>, CatalogueError> {
+    let own = definition.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let name = format!("{}.{own}", upstream.name);
+    let fits = name.len() <= MAX_TOOL_BYTES
+        && !own.is_empty()
+        && own.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if !fits {
+        tracing::warn!(upstream = upstream.name, "a tool's name does not fit and is left out");
+        return Ok(None);
+    }
+    let found = tool::definition_digest(&definition).map_err(|error| UpstreamError::Result {
+        name: upstream.name.clone(),
+        reason: error.to_string(),
+    })?;
+    let operator = upstream.tools.iter().find(|tool| tool.name == own);
+    let approved = match operator.map(|tool| tool.definition_digest()).transpose()?.flatten() {
+        Some(digest) => text::hex(&digest),
+        None => pins.entry(name.clone()).or_insert_with(|| text::hex(&found)).clone(),
+    };
+    let drifted = approved != text::hex(&found);
+    if drifted {
+        tracing::warn!(tool = name, found = text::hex(&found), "definition is not the pinned one");
+    }
+    let pinned = PinnedTool {
+        digest: found,
+        risk: operator.map_or(Risk::High, |tool| tool.risk),
+        drifted,
+        max_result_bytes: upstream.max_result_bytes,
+        timeout_ms: upstream.timeout_ms,
+    };
+    let definition = tool::pinned(&definition);
+    Ok(Some((name, Tool { upstream: at, name: own, definition, pinned })))
+}
+
+fn read_pins(path: &Path) -> Result<Pins, CatalogueError> {
+    let wrong = |reason: String| CatalogueError::Pins { path: path.to_owned(), reason };
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Pins::new()),
+        Err(error) => return Err(wrong(error.to_string())),
+    };
+    let value = json::parse(&bytes, 16 << 20).map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
+}
+
+fn write_pins(path: &Path, pins: &Pins) -> Result<(), CatalogueError> {
+    let wrong = |reason: String| CatalogueError::Pins { path: path.to_owned(), reason };
+    let text = serde_json::to_string_pretty(pins).map_err(|error| wrong(error.to_string()))?;
+    let part = path.with_extension("part");
+    std::fs::write(&part, text + "\n")
+        .and_then(|()| std::fs::rename(&part, path))
+        .map_err(|error| wrong(error.to_string()))
+}

@@ -1,0 +1,339 @@
+//! The gateway's one configuration file, `gateway.toml`.
+//!
+//! Every field is documented here and in docs/formats/gateway-config.md. An
+//! unknown field is an error, relative paths start at the file's directory, and
+//! no field turns a check off.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use casemate_attestation::{Boundary, Risk};
+use casemate_ledger::checkpoint::VerifierKey;
+use casemate_ledger::text;
+use serde::Deserialize;
+
+/// What `gateway.toml` says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where ports reach the gateway: `127.0.0.1:7443` (loopback only) or `unix:/path`. TLS on both.
+    pub listen: Listen,
+    /// The DNS name in the gateway's certificate, the name that ports expect.
+    pub server_name: String,
+    /// The tenant whose sandboxes may call.
+    pub tenant: String,
+    /// The log's name: `<deployment domain>/<tenant>/log<N>`. It cannot change later.
+    pub log_origin: String,
+    /// The directory of keys, log and stored bundles; made at first start, mode 0700.
+    pub state_dir: PathBuf,
+    /// The unix socket of the operator, mode 0600.
+    pub admin_socket: PathBuf,
+    /// The certificate (PEM) of the verifier's identity CA.
+    pub identity_ca_file: PathBuf,
+    /// The boundary class of the gateway itself, written into every decision.
+    pub boundary: Boundary,
+    /// Key ids (32 hex digits) of identities that may not call, one a line; read at each start.
+    #[serde(default)]
+    pub revoked_identities_file: Option<PathBuf>,
+    /// Milliseconds that a lease lives; its nonce changes after half of that. Default 10000, 200 to 600000.
+    #[serde(default = "default_lease")]
+    pub lease_ms: u64,
+    /// Milliseconds between checkpoints of a growing log. Default 1000, 10 to 60000.
+    #[serde(default = "default_checkpoint")]
+    pub checkpoint_ms: u64,
+    /// Connections open at once; more wait in the kernel's queue. Default 256.
+    #[serde(default = "default_connections")]
+    pub connections: usize,
+    /// Who may sign grants.
+    #[serde(rename = "issuer")]
+    pub issuers: Vec<Issuer>,
+    /// The tool servers.
+    #[serde(default, rename = "upstream")]
+    pub upstreams: Vec<Upstream>,
+}
+
+/// Somebody who may sign grants.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// The name in the grants.
+    pub name: String,
+    /// The Ed25519 public key, 64 hex digits.
+    pub key: String,
+}
+
+/// An MCP server that runs as a child process and speaks over stdio.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// The first part of its tools' names: `time` in `time.get_current_time`.
+    pub name: String,
+    /// The program, by absolute path, and its arguments.
+    pub command: Vec<String>,
+    /// Its environment; nothing else is inherited.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Milliseconds that one call may take. Default 30000, at most 600000.
+    #[serde(default = "default_timeout")]
+    pub timeout_ms: u64,
+    /// Bytes of one result. Default 262144, at most 2097152.
+    #[serde(default = "default_result")]
+    pub max_result_bytes: u64,
+    /// What is known of its tools. A tool that is not listed has high risk.
+    #[serde(default, rename = "tool")]
+    pub tools: Vec<Tool>,
+}
+
+/// What the operator knows of a tool.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tool {
+    /// The name that the upstream gives it.
+    pub name: String,
+    /// The harm that a call could do.
+    pub risk: Risk,
+    /// The digest (64 hex digits) of the definition that was approved. Without
+    /// it the definition that is seen first is pinned in `state_dir/pins.json`.
+    #[serde(default)]
+    pub definition: Option<String>,
+}
+
+/// A listening address.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Listen {
+    /// A TCP address of the loopback interface.
+    Tcp(SocketAddr),
+    /// A unix socket, mode 0600.
+    Unix(PathBuf),
+}
+
+/// Why a configuration is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not the TOML that this version knows.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and field.
+        source: Box<toml::de::Error>,
+    },
+    /// A field has a value that cannot be.
+    #[error("{field}: expected {expected}, got {actual}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        actual: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        config.rebase(&base);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Makes relative paths start at `base`.
+    fn rebase(&mut self, base: &Path) {
+        let paths = [&mut self.state_dir, &mut self.admin_socket, &mut self.identity_ca_file];
+        let listen = match &mut self.listen {
+            Listen::Unix(path) => Some(path),
+            Listen::Tcp(_) => None,
+        };
+        let optional = self.revoked_identities_file.as_mut();
+        for path in paths.into_iter().chain(listen).chain(optional) {
+            *path = base.join(&*path);
+        }
+    }
+
+    /// Checks what the types do not say.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if let Listen::Tcp(address) = self.listen
+            && !address.ip().is_loopback()
+        {
+            return Err(field("listen", "a loopback address or unix:/path", address));
+        }
+        within("lease_ms", self.lease_ms, 200, 600_000)?;
+        within("checkpoint_ms", self.checkpoint_ms, 10, 60_000)?;
+        within("connections", u64::try_from(self.connections).unwrap_or(0), 1, 65_536)?;
+        if VerifierKey::new(&self.log_origin, [0; 32]).is_err() {
+            return Err(field(
+                "log_origin",
+                "a name without spaces and plus signs",
+                &self.log_origin,
+            ));
+        }
+        if self.tenant.is_empty() || self.tenant.contains('/') {
+            return Err(field("tenant", "a name without slashes", &self.tenant));
+        }
+        if self.issuers.is_empty() {
+            return Err(field("issuer", "at least one", "none"));
+        }
+        self.issuers.iter().try_for_each(|issuer| issuer.public_key().map(drop))?;
+        let names = self.upstreams.iter().map(|upstream| upstream.name.as_str());
+        distinct("upstream.name", names)?;
+        self.upstreams.iter().try_for_each(Upstream::check)
+    }
+}
+
+impl Issuer {
+    /// The public key.
+    pub(crate) fn public_key(&self) -> Result<[u8; 32], ConfigError> {
+        text::from_hex(&self.key)
+            .and_then(|key| key.try_into().ok())
+            .ok_or_else(|| field("issuer.key", "64 lower-case hex digits", &self.key))
+    }
+}
+
+impl Upstream {
+    fn check(&self) -> Result<(), ConfigError> {
+        let is_name = |name: &str| {
+            (1..=64).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+        };
+        if !is_name(&self.name) {
+            return Err(field("upstream.name", "1 to 64 of A-Z a-z 0-9 _ -", &self.name));
+        }
+        let program = self.command.first().map_or("", String::as_str);
+        if !program.starts_with('/') {
+            return Err(field("upstream.command", "a program by absolute path", program));
+        }
+        within("upstream.timeout_ms", self.timeout_ms, 1, 600_000)?;
+        within("upstream.max_result_bytes", self.max_result_bytes, 1, 2 << 20)?;
+        for tool in &self.tools {
+            tool.definition_digest()?;
+        }
+        distinct("upstream.tool.name", self.tools.iter().map(|tool| tool.name.as_str()))
+    }
+}
+
+impl Tool {
+    /// The approved definition's digest.
+    pub(crate) fn definition_digest(&self) -> Result<Option<[u8; 32]>, ConfigError> {
+        let Some(hex) = &self.definition else { return Ok(None) };
+        let digest = text::from_hex(hex).and_then(|bytes| bytes.try_into().ok());
+        digest
+            .map(Some)
+            .ok_or_else(|| field("upstream.tool.definition", "64 lower-case hex digits", hex))
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) => Ok(Self::Unix(PathBuf::from(path))),
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_| format!("expected 127.0.0.1:port or unix:/path, got {text:?}")),
+        }
+    }
+}
+
+fn field(field: &'static str, expected: &'static str, actual: impl ToString) -> ConfigError {
+    ConfigError::Field { field, expected, actual: actual.to_string() }
+}
+
+fn within(name: &'static str, value: u64, low: u64, high: u64) -> Result<(), ConfigError> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(field(name, "a value within the documented limits", value))
+}
+
+fn distinct<'a>(
+    name: &'static str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), ConfigError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for one in names {
+        if !seen.insert(one) {
+            return Err(field(name, "distinct names", format!("{one} twice")));
+        }
+    }
+    Ok(())
+}
+
+fn default_lease() -> u64 {
+    10_000
+}
+
+fn default_checkpoint() -> u64 {
+    1_000
+}
+
+fn default_connections() -> usize {
+    256
+}
+
+fn default_timeout() -> u64 {
+    30_000
+}
+
+fn default_result() -> u64 {
+    256 * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../gateway.example.toml");
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gateway.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path)
+    }
+
+    #[test]
+    fn the_example_reads_and_its_paths_are_relative_to_it() {
+        let config = load(EXAMPLE).unwrap();
+        assert!(config.state_dir.is_absolute());
+        assert_eq!(config.upstreams.len(), 1);
+    }
+
+    #[test]
+    fn each_mistake_is_named() {
+        for (from, to, name) in [
+            ("127.0.0.1:7443", "0.0.0.0:7443", "listen"),
+            ("127.0.0.1:7443", "nonsense", "listen"),
+            ("tenant = \"demo\"", "tenant = \"a/b\"", "tenant"),
+            ("casemate.internal/demo/log1", "a b", "log_origin"),
+            ("/usr/bin/env", "env", "upstream.command"),
+            ("name = \"time\"", "name = \"ti me\"", "upstream.name"),
+            ("risk = \"low\"", "risk = \"none\"", "risk"),
+            ("tenant = ", "tenants = ", "tenant"),
+            ("[[issuer]]", "[[issuers]]", "issuer"),
+            ("lease_ms = 10000", "lease_ms = 1", "lease_ms"),
+        ] {
+            assert!(EXAMPLE.contains(from), "{from}");
+            let error = load(&EXAMPLE.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(name), "{to}: {error}");
+        }
+    }
+}

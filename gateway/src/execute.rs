@@ -1,0 +1,155 @@
+//! Runs an allowed call at its tool server. The only way out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_ledger::{Event, EventKind, LeafKind, Status, Upstream};
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::catalogue::Tool;
+use crate::decide::Permit;
+use crate::service::Gateway;
+use crate::session::Session;
+use crate::sync::turned_on;
+use crate::upstream::{Running, UpstreamError};
+
+/// How an allowed call ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Execution {
+    pub(crate) status: Status,
+    /// A stable word, when there is no result.
+    pub(crate) reason: Option<&'static str>,
+    /// The result, without `_meta`.
+    pub(crate) result: Option<Value>,
+    /// The server that was asked.
+    pub(crate) upstream: Option<Upstream>,
+    /// When it was asked; 0 if it was not.
+    pub(crate) started_ms: u64,
+    pub(crate) ended_ms: u64,
+}
+
+/// Runs `tool` within `permit`. A call that is cut short stays cut short:
+/// nothing is tried twice.
+pub(crate) async fn execute(
+    gateway: &Gateway,
+    session: &Session,
+    tool: Option<&Tool>,
+    arguments: Map<String, Value>,
+    permit: &Permit,
+) -> Execution {
+    let mut ran = Execution {
+        status: Status::NotDispatched,
+        reason: None,
+        result: None,
+        upstream: None,
+        started_ms: 0,
+        ended_ms: 0,
+    };
+    let mut ended = session.ended.clone();
+    let limit = Duration::from_millis(permit.timeout_ms);
+    let working = work(gateway, session, tool, arguments, permit, &mut ran);
+    let cut = tokio::select! {
+        done = timeout(limit, working) => done.is_err().then_some((Status::Timeout, "timeout")),
+        () = turned_on(&mut ended) => Some((Status::Cancelled, "cancelled")),
+    };
+    if let Some((status, reason)) = cut {
+        ran.reason = Some(reason);
+        if ran.started_ms != 0 {
+            ran.status = status;
+        }
+    }
+    ran.ended_ms = gateway.clock.now().unix_ms;
+    ran
+}
+
+async fn work(
+    gateway: &Gateway,
+    session: &Session,
+    tool: Option<&Tool>,
+    arguments: Map<String, Value>,
+    permit: &Permit,
+    ran: &mut Execution,
+) {
+    // Only a pinned tool is ever allowed; this is the type's way to say so.
+    let Some(tool) = tool else { return };
+    let (Some(config), Some(slot)) =
+        (gateway.config.upstreams.get(tool.upstream), session.servers.get(&tool.upstream))
+    else {
+        return;
+    };
+    let running = match server(gateway, slot, tool).await {
+        Ok(running) => running,
+        Err(reason) => {
+            ran.reason = Some(reason);
+            return;
+        }
+    };
+    ran.upstream = Some(Upstream {
+        kind: "mcp-stdio".to_owned(),
+        name: config.name.clone(),
+        executable: Some(running.executable()),
+    });
+    ran.started_ms = gateway.clock.now().unix_ms;
+    // Until an answer says otherwise, the tool may have run.
+    ran.status = Status::UpstreamError;
+    let limit = usize::try_from(permit.max_result_bytes).unwrap_or(usize::MAX);
+    match running.call(config, &tool.name, arguments, limit).await {
+        Ok(result) => {
+            let failed = result.get("isError").and_then(Value::as_bool).unwrap_or(false);
+            ran.status = if failed { Status::ToolError } else { Status::Executed };
+            ran.result = Some(Value::Object(result));
+        }
+        Err(error) => {
+            tracing::warn!(%error, "upstream");
+            ran.reason = Some(match error {
+                UpstreamError::WantsInput { .. } => "upstream_input_denied",
+                UpstreamError::Result { .. } => "response_blocked",
+                _ => "upstream_error",
+            });
+        }
+    }
+}
+
+/// The connection's own process of the tool's server, started if need be, with
+/// the tool still as it was pinned.
+async fn server(
+    gateway: &Gateway,
+    slot: &Mutex<Option<Arc<Running>>>,
+    tool: &Tool,
+) -> Result<Arc<Running>, &'static str> {
+    let Some(config) = gateway.config.upstreams.get(tool.upstream) else {
+        return Err("upstream_error");
+    };
+    let failed = |error: UpstreamError| {
+        tracing::warn!(%error, "upstream");
+        "upstream_error"
+    };
+    let mut slot = slot.lock().await;
+    let usable = slot.as_ref().filter(|running| !running.is_over());
+    let (running, look) = match usable {
+        Some(running) => (Arc::clone(running), running.take_changed()),
+        None => (Arc::new(Running::start(config).await.map_err(failed)?), true),
+    };
+    if look {
+        let offered = running.tools(config).await.map_err(failed)?;
+        for (name, found) in gateway.catalogue.compare(tool.upstream, &offered) {
+            tracing::warn!(tool = name, "definition changed; the tool stops");
+            let event = Event {
+                digest: found,
+                note: Some(name),
+                ..Event::new(EventKind::ToolDrift, gateway.clock.now().unix_ms)
+            };
+            gateway.journal.write(LeafKind::Event, event).map_err(|_| "log_unavailable")?;
+        }
+        let drifted = offered.iter().all(|definition| {
+            casemate_ledger::tool::definition_digest(definition) != Ok(tool.pinned.digest)
+        });
+        if drifted {
+            return Err("tool_drift");
+        }
+    }
+    *slot = Some(Arc::clone(&running));
+    Ok(running)
+}

@@ -1,0 +1,94 @@
+//! Signs the gateway's records and puts them into the log.
+
+use std::sync::Arc;
+
+use casemate_ledger::{Authentic, Leaf, LeafKind, Record};
+use casemate_ledger_store::{Log, Proof, StoreError};
+use tokio::sync::oneshot;
+
+use crate::keys::SigningKey;
+
+/// The log and the key that signs what goes into it.
+pub(crate) struct Journal {
+    log: Log,
+    key: Arc<SigningKey>,
+}
+
+/// A record in the log, not yet known to be on disk.
+pub(crate) struct Written<T> {
+    /// The leaf's index.
+    pub(crate) index: u64,
+    /// The record.
+    pub(crate) record: Authentic<T>,
+    durable: oneshot::Receiver<Result<(), StoreError>>,
+}
+
+impl Journal {
+    pub(crate) fn new(log: Log, key: Arc<SigningKey>) -> Self {
+        Self { log, key }
+    }
+
+    /// Signs `record` and appends it. Does not wait for the disk.
+    pub(crate) fn write<T: Record>(
+        &self,
+        kind: LeafKind,
+        record: T,
+    ) -> Result<Written<T>, StoreError> {
+        let record = record.sign(self.key.public(), |message| self.key.sign(message));
+        let (index, durable) = self.append(kind, record.bytes())?;
+        Ok(Written { index, record, durable })
+    }
+
+    /// Appends a record that somebody else signed.
+    pub(crate) fn append(
+        &self,
+        kind: LeafKind,
+        record: &[u8],
+    ) -> Result<(u64, oneshot::Receiver<Result<(), StoreError>>), StoreError> {
+        let (sender, durable) = oneshot::channel();
+        let index = self.log.append(Leaf::new(kind, record).encode(), |result| {
+            let _ = sender.send(result);
+        })?;
+        Ok((index, durable))
+    }
+
+    /// Whether the log still takes records.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.log.check()
+    }
+
+    /// The number of records on disk.
+    pub(crate) fn size(&self) -> u64 {
+        self.log.size()
+    }
+
+    /// A checkpoint and proofs of the leaves at `indices`.
+    pub(crate) fn prove(&self, indices: &[u64]) -> Result<(String, Vec<Proof>), StoreError> {
+        self.log.prove(indices)
+    }
+
+    /// The leaf at `index`.
+    pub(crate) fn leaf(&self, index: u64) -> Result<Vec<u8>, StoreError> {
+        self.log.leaf(index)
+    }
+}
+
+impl<T> Written<T> {
+    /// What to wait for until the record is on disk.
+    pub(crate) fn pending(self) -> oneshot::Receiver<Result<(), StoreError>> {
+        self.durable
+    }
+
+    /// Waits until the record is on disk.
+    pub(crate) async fn durable(self) -> Result<(u64, Authentic<T>), StoreError> {
+        wait(self.durable).await?;
+        Ok((self.index, self.record))
+    }
+}
+
+/// Waits for one append.
+pub(crate) async fn wait(
+    durable: oneshot::Receiver<Result<(), StoreError>>,
+) -> Result<(), StoreError> {
+    durable.await.unwrap_or(Err(StoreError::Closed))
+}

@@ -1,0 +1,404 @@
+//! The running gateway: starts, recovers, listens, stops.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use casemate_attestation::VerifyError;
+use casemate_attestation::cose::KeyId;
+use casemate_attestation::x509::{Certificate, PemLimits, der_or_pem};
+use casemate_ledger::checkpoint::{CheckpointError, VerifierKey};
+use casemate_ledger::{
+    Event, EventKind, LeafKind, Outcome, Revocation, RevocationTarget, Status, text,
+};
+use casemate_ledger_store::{Log, Options, StoreError};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::catalogue::{Catalogue, CatalogueError};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, Listen};
+use crate::journal::{Journal, wait};
+use crate::keys::{KeyError, SigningKey, private_directory};
+use crate::state::State;
+use crate::sync::{locked, turned_on};
+use crate::tls::{self, TlsError};
+use crate::{admin, session};
+
+/// A gateway that has recovered and is ready to serve.
+pub struct Gateway {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) journal: Journal,
+    pub(crate) state: Mutex<State>,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) issuers: BTreeMap<String, [u8; 32]>,
+    pub(crate) identity_ca: Certificate,
+    pub(crate) policy: [u8; 32],
+    pub(crate) public: Public,
+    tls: Arc<ServerConfig>,
+}
+
+/// What others need to know of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Public {
+    /// The log's verifier key (C2SP vkey).
+    pub log_vkey: String,
+    /// The key that signs records, in hex.
+    pub gateway_key: String,
+    /// The file with the CA certificate that ports pin.
+    pub ca_file: PathBuf,
+    /// The DNS name in the gateway's certificate.
+    pub server_name: String,
+}
+
+/// Why a gateway does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] StoreError),
+    /// The log's name is not one.
+    #[error(transparent)]
+    Origin(#[from] CheckpointError),
+    /// The tools cannot be listed.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// The identity CA's certificate does not read.
+    #[error("identity_ca_file: {0}")]
+    IdentityCa(#[from] VerifyError),
+    /// A line of the file of revoked identities does not read.
+    #[error("{}, line {line}: expected a key id in 32 lower-case hex digits", path.display())]
+    RevokedIdentity {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+const KEY_DIRECTORY: &str = "keys";
+const LOG_SEGMENT_BYTES: u64 = 64 << 20;
+/// How long running calls may take to end when the gateway stops.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Makes the keys of a gateway, if they are not there, and says what others
+/// need to know: image and trust files are built from it before the first run.
+pub fn init(config: &Config) -> Result<Public, Error> {
+    let directory = config.state_dir.join(KEY_DIRECTORY);
+    private_directory(&config.state_dir)?;
+    private_directory(&directory)?;
+    let record_key = SigningKey::open(&directory.join("record.key"))?;
+    let log_key = SigningKey::open(&directory.join("log.key"))?;
+    tls::make_authority_if_missing(&directory, &config.server_name, Clock::start().now().unix())?;
+    Ok(Public {
+        log_vkey: VerifierKey::new(&config.log_origin, *log_key.public())?.to_string(),
+        gateway_key: text::hex(record_key.public()),
+        ca_file: tls::ca_file(&directory),
+        server_name: config.server_name.clone(),
+    })
+}
+
+/// Runs a gateway until it is told to stop by SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let system = |source| Error::System { what: "waiting for signals".to_owned(), source };
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(system)?;
+    let (stop, stopped) = watch::channel(false);
+    let gateway = Gateway::open(config).await?;
+    let serving = gateway.serve(stopped);
+    tokio::pin!(serving);
+    loop {
+        tokio::select! {
+            result = &mut serving => return result,
+            _ = terminate.recv() => {},
+            _ = tokio::signal::ctrl_c() => {},
+        }
+        stop.send_replace(true);
+    }
+}
+
+impl Gateway {
+    /// Reads keys and log, lists the tools, and closes what a crash left open.
+    pub async fn open(config: Config) -> Result<Arc<Self>, Error> {
+        config.check()?;
+        let public = init(&config)?;
+        let clock = Clock::start();
+        let directory = config.state_dir.join(KEY_DIRECTORY);
+        let identity_ca = read_ca(&config.identity_ca_file)?;
+        let name = &config.server_name;
+        let tls = tls::server(&directory, name, identity_ca.der(), clock.now().unix())?;
+        let issuers = config
+            .issuers
+            .iter()
+            .map(|issuer| Ok((issuer.name.clone(), issuer.public_key()?)))
+            .collect::<Result<BTreeMap<_, _>, ConfigError>>()?;
+        let (journal, state) = open_log(&config, &directory, &issuers)?;
+        let pins = config.state_dir.join("pins.json");
+        let catalogue = Catalogue::open(&config.upstreams, &pins).await?;
+        let policy = policy_digest(&config, &issuers, &catalogue);
+        let state = Mutex::new(state);
+        let gateway = Arc::new(Self {
+            config,
+            clock,
+            journal,
+            state,
+            catalogue,
+            issuers,
+            identity_ca,
+            policy,
+            public,
+            tls,
+        });
+        gateway.recover().await?;
+        Ok(gateway)
+    }
+
+    /// What others need to know of this gateway.
+    pub fn public(&self) -> &Public {
+        &self.public
+    }
+
+    /// Serves ports and the operator until `stopped` turns true.
+    pub async fn serve(self: &Arc<Self>, mut stopped: watch::Receiver<bool>) -> Result<(), Error> {
+        let admin = listen_unix(&self.config.admin_socket)?;
+        let ports = Ports::listen(&self.config.listen).await?;
+        let slots = Arc::new(Semaphore::new(self.config.connections));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(admin::serve(Arc::clone(self), admin));
+        tracing::info!(listen = ?self.config.listen, log = self.config.log_origin, "serving");
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+            let stream = tokio::select! {
+                () = turned_on(&mut stopped) => break,
+                stream = ports.accept() => stream,
+                _ = tasks.join_next(), if tasks.len() > 1 => continue,
+            };
+            match stream {
+                Ok(stream) => {
+                    let (gateway, tls) = (Arc::clone(self), Arc::clone(&self.tls));
+                    tasks.spawn(async move {
+                        session::serve(gateway, tls, stream).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        for session in locked(&self.state).sessions.values() {
+            session.send_replace(true);
+        }
+        let ended = async { while tasks.len() > 1 && tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(STOP_GRACE, ended).await;
+        let _ = fs::remove_file(&self.config.admin_socket);
+        Ok(())
+    }
+
+    /// Serves one port on a stream that is already there, as [`Self::serve`]
+    /// does for each that it accepts.
+    pub async fn serve_stream<S>(self: &Arc<Self>, stream: S)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        session::serve(Arc::clone(self), Arc::clone(&self.tls), stream).await;
+    }
+
+    /// Logs the start, the revoked identities of the file, and an honest
+    /// `unknown` for every call that was allowed and has no outcome.
+    async fn recover(&self) -> Result<(), Error> {
+        let now = self.clock.now();
+        let mut last = None;
+        {
+            let mut state = locked(&self.state);
+            let start = Event {
+                digest: Some(self.policy),
+                note: Some(format!("casemate {}", env!("CARGO_PKG_VERSION"))),
+                ..Event::new(EventKind::GatewayStart, now.unix_ms)
+            };
+            last.replace(self.journal.write(LeafKind::Event, start)?.pending());
+            let open: Vec<[u8; 32]> = state.open.keys().copied().collect();
+            for decision in open {
+                let outcome = Outcome {
+                    decision,
+                    status: Status::Unknown,
+                    reason: Some("gateway_restart".to_owned()),
+                    result: None,
+                    upstream: None,
+                    started_ms: 0,
+                    ended_ms: now.unix_ms,
+                    bytes_out: 0,
+                    bytes_in: 0,
+                };
+                let written = self.journal.write(LeafKind::Outcome, outcome)?;
+                state.close(written.index, &written.record);
+                last.replace(written.pending());
+            }
+            for key in self.listed_identities()? {
+                if state.revoked_keys.insert(key) {
+                    let revocation = Revocation {
+                        target: RevocationTarget::Identity(key),
+                        reason: "listed in revoked_identities_file".to_owned(),
+                        by: "file:revoked_identities_file".to_owned(),
+                        time_ms: now.unix_ms,
+                    };
+                    last.replace(self.journal.write(LeafKind::Revocation, revocation)?.pending());
+                }
+            }
+        }
+        if let Some(last) = last {
+            wait(last).await?;
+        }
+        Ok(())
+    }
+
+    fn listed_identities(&self) -> Result<Vec<KeyId>, Error> {
+        let Some(path) = &self.config.revoked_identities_file else { return Ok(Vec::new()) };
+        let listed = fs::read_to_string(path)
+            .map_err(|source| Error::System { what: path.display().to_string(), source })?;
+        let lines = listed.lines().enumerate();
+        lines
+            .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
+            .map(|(at, line)| {
+                let id = text::from_hex(line.trim()).and_then(|id| id.try_into().ok());
+                id.map(KeyId)
+                    .ok_or_else(|| Error::RevokedIdentity { path: path.clone(), line: at + 1 })
+            })
+            .collect()
+    }
+}
+
+fn open_log(
+    config: &Config,
+    keys: &Path,
+    issuers: &BTreeMap<String, [u8; 32]>,
+) -> Result<(Journal, State), Error> {
+    let log_key = SigningKey::open(&keys.join("log.key"))?;
+    let options = Options {
+        directory: config.state_dir.join("log"),
+        key: VerifierKey::new(&config.log_origin, *log_key.public())?,
+        sign: Box::new(move |message| log_key.sign(message)),
+        checkpoint_interval: Duration::from_millis(config.checkpoint_ms),
+        segment_bytes: LOG_SEGMENT_BYTES,
+    };
+    let mut state = State::default();
+    let log = Log::open(options, |index, leaf| state.replay(index, leaf, issuers))?;
+    let record_key = SigningKey::open(&keys.join("record.key"))?;
+    Ok((Journal::new(log, Arc::new(record_key)), state))
+}
+
+/// One digest over what decisions rest on beside the grants.
+fn policy_digest(
+    config: &Config,
+    issuers: &BTreeMap<String, [u8; 32]>,
+    catalogue: &Catalogue,
+) -> [u8; 32] {
+    let issuers: BTreeMap<_, _> =
+        issuers.iter().map(|(name, key)| (name.clone(), text::hex(key))).collect();
+    let tools: BTreeMap<_, _> = catalogue
+        .all()
+        .into_iter()
+        .map(|(name, tool)| {
+            let pinned = tool.pinned;
+            let facts = serde_json::json!({
+                "definition": text::hex(&pinned.digest),
+                "risk": pinned.risk.name(),
+                "timeout_ms": pinned.timeout_ms,
+                "max_result_bytes": pinned.max_result_bytes,
+                "command": config.upstreams.get(tool.upstream).map(|upstream| &upstream.command),
+            });
+            (name, facts)
+        })
+        .collect();
+    let policy = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "tenant": config.tenant,
+        "boundary": config.boundary.name(),
+        "issuers": issuers,
+        "tools": tools,
+    });
+    casemate_ledger::digest(&casemate_ledger::json::canonical(&policy).unwrap_or_default())
+}
+
+fn read_ca(path: &Path) -> Result<Certificate, Error> {
+    let bytes = fs::read(path)
+        .map_err(|source| Error::System { what: path.display().to_string(), source })?;
+    let mut certificates = der_or_pem(&bytes, PemLimits::CHAIN)?;
+    let ca = certificates.remove(0);
+    ca.check_ca()?;
+    Ok(ca)
+}
+
+fn listen_unix(path: &Path) -> Result<UnixListener, Error> {
+    let system = |source| Error::System { what: path.display().to_string(), source };
+    // The log's lock says that no other gateway runs on this state.
+    let _ = fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(system)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(system)?;
+    Ok(listener)
+}
+
+/// Where ports come in.
+enum Ports {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A port's stream.
+pub(crate) type Stream = Box<dyn Duplex>;
+
+/// Both directions of a stream.
+pub(crate) trait Duplex:
+    tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send
+{
+}
+
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Duplex for S {}
+
+impl Ports {
+    async fn listen(listen: &Listen) -> Result<Self, Error> {
+        match listen {
+            Listen::Unix(path) => listen_unix(path).map(Self::Unix),
+            Listen::Tcp(address) => {
+                let listener = TcpListener::bind(address).await;
+                let system = |source| Error::System { what: format!("listen {address}"), source };
+                listener.map(Self::Tcp).map_err(system)
+            }
+        }
+    }
+
+    async fn accept(&self) -> std::io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
+}
