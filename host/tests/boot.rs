@@ -6,9 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use casemate_attestation::{Boundary, HostClaim, Property};
+use casemate_attestation::{
+    Boundary, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, Property,
+    TrustAnchors, UnixTime, verify,
+};
 use casemate_host::{
     Accelerator, Exit, Host, HostConfig, LaunchError, Machine, MachineSpec, State, control,
 };
@@ -44,9 +47,11 @@ fn image(what: &str) -> PathBuf {
 }
 
 fn host(state: &Path) -> Host {
+    // Kept between runs: its two RSA keys take a while.
+    let model = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("psp-model");
     let text = format!(
         "name = \"test\"\nstate = {state:?}\n[services]\nverifier = \"unix:{}\"\n\
-         gateway = \"unix:{}\"\n[limits]\nconsole_kib = 64\n",
+         gateway = \"unix:{}\"\n[psp_model]\nfolder = {model:?}\n[limits]\nconsole_kib = 64\n",
         state.join("verifier.sock").display(),
         state.join("gateway.sock").display()
     );
@@ -94,7 +99,7 @@ async fn a_guest_speaks_echoes_and_powers_off() {
 
 #[tokio::test]
 #[ignore = "boots a machine"]
-async fn the_hosts_claim_names_what_was_launched() {
+async fn claim_and_report_verify_and_name_what_was_launched() {
     let state = tempfile::tempdir().unwrap();
     let host = host(state.path());
     let listener = UnixListener::bind(state.path().join("gateway.sock")).unwrap();
@@ -102,13 +107,32 @@ async fn the_hosts_claim_names_what_was_launched() {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
-    let (length, claim) = answer.split_first_chunk().unwrap();
-    assert_eq!(usize::try_from(u32::from_le_bytes(*length)).unwrap(), claim.len());
-    let claim = HostClaim::verify(claim, host.key().public()).unwrap();
+    let mut rest = answer.as_slice();
+    let [claim, report, table] = [(); 3].map(|()| {
+        let (length, after) = rest.split_first_chunk().unwrap();
+        let (block, left) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).unwrap());
+        rest = left;
+        block.to_vec()
+    });
+    let anchors = ["vendor = []\n", &host.enrolment(), &host.psp_anchor("model").unwrap()].concat();
+    let anchors = TrustAnchors::from_toml(&anchors).unwrap();
+    let table = vec![(EndorsementKind::SnpCertTable, table)];
+    let items = vec![
+        EvidenceItem { kind: EvidenceKind::SnpReport, evidence: report, endorsements: table },
+        EvidenceItem { kind: EvidenceKind::HostClaim, evidence: claim, endorsements: vec![] },
+    ];
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let evidence = Evidence { items };
+    let claims = verify(&evidence, &anchors, &Endorsements::default(), UnixTime(now)).unwrap();
+
+    let files = casemate_image::Image::read(&image("claim")).unwrap();
+    let report = &claims.snp().unwrap().report;
+    assert_eq!(report.report_data, [7; 64]);
+    assert_eq!(report.measurement, files.files().snp_measurement(1).unwrap());
+    let claim = &claims.host().unwrap().claim;
     assert_eq!(claim.report_data, [7; 64]);
     assert_eq!(claim.boundary, Boundary::MicroVm);
     assert_eq!(hex::encode(claim.machine), machine.id());
-    let files = casemate_image::Image::read(&image("claim")).unwrap();
     assert_eq!(claim.launch, files.files().digests());
     println!("{} {}", claim.backend, claim.properties);
 }

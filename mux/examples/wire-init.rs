@@ -2,8 +2,8 @@
 //!
 //! It tells the host `up`, then does what the kernel's command line says in
 //! `wire=`: `echo` sends 16 MiB through `verifier`, where the test echoes,
-//! `claim` asks for the host's claim and passes it to `gateway`, `hang` goes
-//! on for ever, `mute` does so without a word, `panic` ends PID 1, `drop` lets
+//! `claim` asks for the host's claim and the model's report and passes both to
+//! `gateway`, `hang` goes on for ever, `mute` does so without a word, `panic` ends PID 1, `drop` lets
 //! go of the wire, `flood` opens streams until the machine dies. Then it
 //! powers off.
 
@@ -72,7 +72,10 @@ async fn event(guest: &Guest, name: &str, data: &str) -> Result<(), Box<dyn std:
 async fn claim(guest: &Guest) -> Result<(), Box<dyn std::error::Error>> {
     let report_data = "07".repeat(64);
     let request = format!(r#"{{"op":"claim","report_data":"{report_data}"}}"#);
-    let answer = host(guest, &request).await?;
+    let mut answer = host(guest, &request).await?;
+    let mut psp = guest.open("psp").await?;
+    psp.write_all(&[7; 64]).await?;
+    psp.read_to_end(&mut answer).await?;
     let mut gateway = guest.open("gateway").await?;
     gateway.write_all(&answer).await?;
     gateway.shutdown().await?;
