@@ -123,7 +123,7 @@ fn secret_descriptor(secret: &InheritedSecret) -> Result<OwnedFd, ConfineError> 
     let file = step("move a secret's file", fcntl_dupfd_cloexec(&low, 128))?;
     drop(low);
     step("write a secret", write_all(&file, &bytes))?;
-    step("seal a secret", fcntl_add_seals(&file, SealFlags::all()))?;
+    step("seal a secret", fcntl_add_seals(&file, READ_ONLY))?;
     step("rewind a secret", rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)))?;
     let handed = step("place a secret", fcntl_dupfd_cloexec(&file, secret.fd))?;
     let actual = std::os::fd::AsRawFd::as_raw_fd(&handed);
@@ -133,6 +133,9 @@ fn secret_descriptor(secret: &InheritedSecret) -> Result<OwnedFd, ConfineError> 
     step("hand on a secret", fcntl_setfd(&handed, FdFlags::empty()))?;
     Ok(handed)
 }
+
+const READ_ONLY: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), rustix::io::Errno> {
     while !bytes.is_empty() {
@@ -184,4 +187,25 @@ fn drop_privileges(uid: u32, gid: u32) -> Result<(), ConfineError> {
     };
     step("drop the capabilities", set_capabilities(None, none))?;
     step("forbid new privileges", set_no_new_privs(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_secret_is_read_from_its_number_and_cannot_be_written() {
+        let mut plan = crate::workload::plan::tests::plan();
+        plan.inherit(61, b"value");
+        let descriptor = secret_descriptor(&plan.secrets[0]).unwrap();
+        assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&descriptor), 61);
+        let again = secret_descriptor(&plan.secrets[0]).map(drop).unwrap_err();
+        assert!(matches!(again, ConfineError::Descriptor { expected: 61, .. }), "{again}");
+        let mut file = std::fs::File::from(descriptor);
+        let mut value = String::new();
+        file.read_to_string(&mut value).unwrap();
+        assert_eq!(value, "value");
+        assert!(file.write_all(b"x").is_err() && file.set_len(0).is_err());
+    }
 }

@@ -92,3 +92,35 @@ impl Drop for InheritedSecret {
         self.value.zeroize();
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::workload) fn plan() -> Plan {
+        Plan {
+            root: "/workload".into(),
+            argv: vec!["/bin/agent".into()],
+            cwd: "/".into(),
+            uid: 1000,
+            gid: 1000,
+            env: BTreeMap::new(),
+            processes: 8,
+            open_files: 16,
+            memory_mib: 16,
+            tmp_mib: 1,
+            secrets: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_plan_reads_back_and_prints_no_secret() {
+        let mut plan = plan();
+        plan.inherit(3, b"hush");
+        let text = serde_json::to_string(&plan).unwrap();
+        let read: Plan = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.secrets[0].bytes().unwrap().as_slice(), b"hush");
+        let shown = format!("{read:?}");
+        assert!(!shown.contains("hush") && !shown.contains(&STANDARD.encode("hush")), "{shown}");
+    }
+}
