@@ -4,19 +4,21 @@
 //! decision's place in the log. [`Admitted::finish`] then waits until the
 //! decision is on disk, runs the tool, and waits until the outcome is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casemate_ledger::args::{Commitment, MAX_ARGS_BYTES};
 use casemate_ledger::cgp::{self, Denial, ReceiptPointer, RpcError, error_code, meta, method};
 use casemate_ledger::{
-    Authentic, BoundaryCheck, Decision, Event, EventKind, Invocation, LeafKind, Outcome, Record,
-    Verdict, args, text,
+    Authentic, BoundaryCheck, Decision, Event, EventKind, Identity, Invocation, LeafKind, Outcome,
+    Record, Verdict, args, text,
 };
 use casemate_ledger_store::StoreError;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::Tool;
-use crate::decide::{self, Call, Permit, Ruling, User};
+use crate::clock::Now;
+use crate::decide::{self, Call, Held, Permit, Ruling, User};
 use crate::envelope::{self, OutOfOrder, Request};
 use crate::execute::{Execution, execute};
 use crate::journal::Written;
@@ -114,7 +116,10 @@ fn decide_in_order(
         }
     }
     envelope::check_fresh(invocation, chain, caller, now)?;
-    let held = call.grant.and_then(|grant| state.grants.get_mut(&grant.id));
+    let held = match call.grant {
+        Some(grant) => state.grants.get_mut(&grant.id),
+        None => grant_of_task(&mut state.grants, caller, now),
+    };
     let ruling = decide::decide(held.as_deref(), call, now);
     if let (Some(held), Ok(permit)) = (held, &ruling.verdict) {
         if held.user.is_none() {
@@ -138,6 +143,16 @@ fn decide_in_order(
         state.open.insert(written.record.digest(), open);
     }
     Ok((written, verdict))
+}
+
+/// A grant that `caller` could use, one that is live before one that is over.
+fn grant_of_task<'a>(
+    grants: &'a mut BTreeMap<[u8; 16], Held>,
+    caller: &Identity,
+    now: Now,
+) -> Option<&'a mut Held> {
+    let grants = grants.values_mut().filter(|held| held.is_for(caller));
+    grants.max_by_key(|held| !held.revoked && held.grant.is_timely(now.unix()))
 }
 
 fn activation(user: &User, call: &Call<'_>, time_ms: u64) -> Event {

@@ -7,7 +7,7 @@ use casemate_ledger::cgp::{GrantMeta, RpcError, ToolMeta, error_code, meta};
 use serde_json::{Value, json};
 
 use crate::catalogue::Tool;
-use crate::decide::{Held, User};
+use crate::decide::Held;
 use crate::service::Gateway;
 use crate::sync::locked;
 
@@ -22,7 +22,10 @@ pub(crate) fn tools(gateway: &Gateway, caller: &Identity) -> Result<Value, RpcEr
     let mut keep_ms = KEEP_MS;
     let state = locked(&gateway.state);
     for held in state.grants.values() {
-        let usable = !held.revoked && held.grant.is_timely(now.unix()) && is_for(held, caller);
+        let usable = !held.revoked
+            && held.grant.is_timely(now.unix())
+            && held.is_for(caller)
+            && caller.claims.properties.missing(&held.grant.require).is_empty();
         if !usable {
             continue;
         }
@@ -44,13 +47,6 @@ pub(crate) fn tools(gateway: &Gateway, caller: &Identity) -> Result<Value, RpcEr
         "ttlMs": keep_ms,
         "cacheScope": "private",
     }))
-}
-
-fn is_for(held: &Held, caller: &Identity) -> bool {
-    held.grant.tenant == caller.tenant
-        && held.grant.task == caller.claims.task
-        && held.user.as_ref().is_none_or(|user| *user == User::of(caller))
-        && caller.claims.properties.missing(&held.grant.require).is_empty()
 }
 
 fn fits(held: &Held, tool: &Tool) -> bool {

@@ -121,7 +121,7 @@ async fn denials_explain_themselves_and_are_in_the_log() {
         }
     }
     let result = port.call_with("fx.echo", json!({}), &|call| call.grant = None).await.unwrap();
-    assert_eq!(code(&result), "grant_unknown");
+    assert_eq!(code(&result), "tool_not_granted");
     let drifted = port.call_with("fx.echo", json!({}), &|call| call.tool_digest = Some([0; 32]));
     assert_eq!(code(&drifted.await.unwrap()), "tool_drift");
     let Reply::Log(entries) = scene.admin(Command::Log { from: 0, count: 100 }).await else {
@@ -139,6 +139,8 @@ async fn a_foreign_weak_or_risky_caller_is_denied() {
     };
     let (scene, mut port) = Scene::with(tee).await;
     assert_eq!(port.list().await, Vec::<String>::new());
+    let result = port.call("fx.echo", no_arguments()).await.unwrap();
+    assert_eq!(code(&result), "boundary_insufficient");
     let held = harness::grant(&["fx.slow"], 6);
     scene.add(Grant { risk_ceiling: Risk::Low, ..held }).await;
     assert_eq!(port.list().await, ["fx.slow"]);
@@ -172,7 +174,7 @@ async fn a_revoked_grant_denies_the_next_call() {
     assert_eq!(port.sequence, 2);
     port.tools = tools;
     scene.add(grant(&["fx.echo"], 50)).await;
-    assert_eq!(code(&port.call("fx.echo", no_arguments()).await.unwrap()), "grant_unknown");
+    assert_eq!(code(&port.call("fx.echo", no_arguments()).await.unwrap()), "grant_revoked");
     let Reply::Grants(grants) = scene.admin(Command::GrantList).await else { panic!() };
     assert!(grants.iter().any(|grant| grant.id == id && grant.state == "revoked"));
 }

@@ -68,6 +68,13 @@ impl Held {
         }
     }
 
+    /// Whether `caller` is whom the grant is for.
+    pub(crate) fn is_for(&self, caller: &Identity) -> bool {
+        self.grant.tenant == caller.tenant
+            && self.grant.task == caller.claims.task
+            && self.user.as_ref().is_none_or(|user| *user == User::of(caller))
+    }
+
     /// Takes what a decision reserved, now or when the log is read at start.
     pub(crate) fn reserve(&mut self, budgets: &[BudgetUse]) {
         for budget in budgets {

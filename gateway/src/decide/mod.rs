@@ -118,11 +118,13 @@ fn unknown_grant() -> Denial {
         .hint("ask the operator for a grant for this task, then list the tools again")
 }
 
+/// The grant that the call names is held. A call that names none is looked at
+/// under a grant of its task, to be told what is wrong; it is never allowed.
 fn known<'a>(held: Option<&'a Held>, call: &Call<'_>) -> Result<&'a Held, Denial> {
     let held = held.ok_or_else(unknown_grant)?;
     match call.grant {
-        Some(grant) if grant.digest == held.digest => Ok(held),
-        _ => Err(unknown_grant()),
+        Some(grant) if grant.digest != held.digest => Err(unknown_grant()),
+        _ => Ok(held),
     }
 }
 
@@ -195,16 +197,8 @@ fn bounded(held: &Held, call: &Call<'_>) -> Result<(), Denial> {
 
 /// The gateway has the tool, as the sandbox was shown it, below the ceiling.
 fn pinned<'a>(held: &Held, call: &Call<'a>) -> Result<&'a PinnedTool, Denial> {
-    let granted = held.grant.clauses(call.tool).next().is_some();
-    let (true, Some(tool)) = (granted, call.pinned) else {
-        return Err(deny(
-            DenyCode::ToolNotGranted,
-            "gate/tool",
-            "a tool that tools/list shows",
-            call.tool,
-        )
-        .hint("list the tools; what is not there is not allowed"));
-    };
+    let granted = call.grant.is_some() && held.grant.clauses(call.tool).next().is_some();
+    let (true, Some(tool)) = (granted, call.pinned) else { return Err(not_granted(call)) };
     if tool.drifted || call.tool_digest != Some(tool.digest) {
         let actual = if tool.drifted { "a changed definition" } else { "another digest" };
         return Err(deny(DenyCode::ToolDrift, "gate/pin", "the pinned definition", actual)
@@ -220,6 +214,11 @@ fn pinned<'a>(held: &Held, call: &Call<'a>) -> Result<&'a PinnedTool, Denial> {
         .hint("ask the operator for a grant with a higher ceiling"));
     }
     Ok(tool)
+}
+
+fn not_granted(call: &Call<'_>) -> Denial {
+    deny(DenyCode::ToolNotGranted, "gate/tool", "a tool that tools/list shows", call.tool)
+        .hint("list the tools; what is not there is not allowed")
 }
 
 /// The first clause for the tool whose constraints all hold.

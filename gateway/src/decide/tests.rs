@@ -147,9 +147,14 @@ fn a_grant_that_is_not_held_or_not_the_one_named_is_unknown() {
     };
     let held = Held::new(signed(grant()), 0);
     let other = Some(GrantRef { id: held.grant.id, digest: [0; 32] });
-    for (held, named) in [(None, other), (Some(&held), None), (Some(&held), other)] {
+    for (held, named, code) in [
+        (None, other, DenyCode::GrantUnknown),
+        (None, None, DenyCode::GrantUnknown),
+        (Some(&held), other, DenyCode::GrantUnknown),
+        (Some(&held), None, DenyCode::ToolNotGranted),
+    ] {
         let ruling = decide(held, &Call { grant: named, ..call }, case.now);
-        assert_eq!(ruling.verdict.unwrap_err().code, DenyCode::GrantUnknown);
+        assert_eq!(ruling.verdict.unwrap_err().code, code);
     }
 }
 

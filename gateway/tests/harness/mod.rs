@@ -70,7 +70,16 @@ impl Authority {
         change: impl FnOnce(&mut CertificateParams),
     ) -> Credential {
         let pair = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        let seed = aws_lc_rs_key(&pair);
+        self.identity_of(&pair, claims, change)
+    }
+
+    pub fn identity_of(
+        &self,
+        pair: &KeyPair,
+        claims: IdentityClaims,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Credential {
+        let seed = aws_lc_rs_key(pair);
         let public: [u8; 32] = seed.public();
         let mut params = CertificateParams::default();
         let sandbox = format!("spiffe://casemate.internal/demo/sb/{}", KeyId::of(&public));
@@ -83,8 +92,9 @@ impl Authority {
         params.custom_extensions =
             vec![CustomExtension::from_oid_content(&IDENTITY_EXTENSION_OID, claims.encode())];
         change(&mut params);
-        let certificate = params.signed_by(&pair, &self.issuer).unwrap();
-        Credential { certificate: certificate.der().clone(), key: seed, sandbox, claims }
+        let certificate = params.signed_by(pair, &self.issuer).unwrap();
+        let bundle = BUNDLE.to_vec();
+        Credential { certificate: certificate.der().clone(), key: seed, sandbox, claims, bundle }
     }
 }
 
@@ -93,6 +103,7 @@ pub struct Credential {
     pub key: Key,
     pub sandbox: String,
     pub claims: IdentityClaims,
+    pub bundle: Vec<u8>,
 }
 
 /// An identity key as PKCS#8, which both TLS and the signer take.
@@ -143,7 +154,12 @@ pub struct House {
 impl House {
     pub fn new() -> Self {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = temporary.path().to_owned();
+        let house = Self::at(temporary.path());
+        Self { _temporary: Some(temporary), ..house }
+    }
+
+    pub fn at(directory: &Path) -> Self {
+        let directory = directory.to_owned();
         let drift = directory.join("drift");
         let upstreams = format!(
             r#"
@@ -174,7 +190,7 @@ impl House {
         let authority = Authority::new();
         std::fs::write(directory.join("identity-ca.pem"), &authority.pem).unwrap();
         let issuer = SigningKey::open(&directory.join("issuer.key")).unwrap();
-        Self { directory, authority, issuer, upstreams, _temporary: Some(temporary) }
+        Self { directory, authority, issuer, upstreams, _temporary: None }
     }
 
     pub fn config(&self) -> Config {
@@ -337,7 +353,7 @@ impl Port {
             epoch: credential.claims.epoch,
             last_sequence,
             last_hash,
-            bundle: BUNDLE.to_vec(),
+            bundle: credential.bundle.clone(),
         };
         let params = serde_json::to_value(hello).unwrap();
         wire.send(&Message::request(0, method::HELLO, params)).await;
