@@ -83,3 +83,60 @@ async fn kill_minus_9_leaves_an_honest_unknown() {
     let marks = std::fs::read_to_string(directory.path().join("marks")).unwrap();
     assert_eq!(marks.lines().count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_deciding_and_nothing_runs_unlogged() {
+    let house = House::new();
+    let state = house.directory.join("state");
+    std::fs::create_dir(&state).unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs"])
+        .arg(&state)
+        .stderr(Stdio::null())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("not run: mounting a tmpfs needs root");
+        return;
+    }
+    let _mounted = Unmount(state.clone());
+    let gateway = house.gateway().await;
+    let socket = house.directory.join("admin.sock");
+    operate(&gateway, &socket).await;
+    let signed = text::base64url(&house.sign(grant(&["fx.mark"], 9)));
+    Client::call(&socket, &Ask::GrantAdd { grant: signed }).await.unwrap();
+    let mut port = house.port(&gateway, house.authority.identity(claims())).await;
+    let marks = house.directory.join("marks");
+    port.call("fx.mark", json!({ "path": marks })).await.unwrap();
+    // Fill the disk to the last byte.
+    let filler = std::fs::File::create(state.join("filler")).unwrap();
+    while std::io::Write::write(&mut &filler, &[0; 4096]).is_ok_and(|count| count > 0) {}
+    let mut refused = 0;
+    for _ in 0..20 {
+        match port.call("fx.mark", json!({ "path": marks })).await {
+            Ok(_) => assert_eq!(refused, 0, "nothing is allowed after the first refusal"),
+            Err(error) => {
+                assert_eq!(error.code, casemate_ledger::cgp::error_code::LOG, "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    let Reply::Status(status) = Client::call(&socket, &Ask::Status).await.unwrap() else {
+        panic!()
+    };
+    assert!(status.log_state.contains("No space left"), "{}", status.log_state);
+    // Every execution has its decision in the log: count both.
+    let ran = std::fs::read_to_string(&marks).unwrap().lines().count();
+    let ask = Ask::Log { from: 0, count: 200 };
+    let Reply::Log(entries) = Client::call(&socket, &ask).await.unwrap() else { panic!() };
+    let allowed = entries.iter().filter(|entry| entry.text.starts_with("allow")).count();
+    assert!(ran <= allowed, "{ran} executions, {allowed} decisions");
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

@@ -5,7 +5,6 @@
 //! two sandboxes by one process: a server that remembers would leak.
 
 mod bounded;
-#[cfg_attr(doc, doc(hidden))]
 mod sys;
 
 use std::process::Stdio;
