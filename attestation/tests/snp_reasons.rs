@@ -1,7 +1,7 @@
 //! Each reason that SNP evidence or a host's claim can be refused for has a
 //! case here that causes it, signed by the model with the real formats.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
