@@ -11,7 +11,9 @@ pub use toml_form::AnchorsError;
 
 use std::sync::Arc;
 
-use crate::crypto::Scheme;
+use std::sync::OnceLock;
+
+use crate::crypto::{PublicKey, Scheme};
 use crate::error::{Reason, VerifyError};
 use crate::snp::Product;
 use crate::tdx;
@@ -113,7 +115,7 @@ impl AmdAnchor {
     ) -> Result<Self, VerifyError> {
         check_amd_ca(&ark, &format!("ARK-{}", product.name()))?;
         ark.check_issued_by(&ark)?;
-        let vendor = pinned(AMD.iter().map(|known| known.ark), &ark);
+        let vendor = pinned(Roots::Amd, &ark);
         let anchor = Anchor::custom(label, vendor);
         let empty = Self { anchor, product, ark, intermediates: vec![] };
         for intermediate in &intermediates {
@@ -166,7 +168,7 @@ impl IntelAnchor {
         root.check_scheme(Scheme::EcdsaP256Sha256Der)?;
         root.check_ca()?;
         root.check_issued_by(&root)?;
-        let vendor = pinned(core::iter::once(INTEL), &root);
+        let vendor = pinned(Roots::Intel, &root);
         Ok(Self { anchor: Anchor::custom(label, vendor), root, memory: Arc::default() })
     }
 
@@ -199,8 +201,8 @@ impl NvidiaAnchor {
             root.check_ca()?;
             root.check_issued_by(root)?;
         }
-        let vendor = pinned(core::iter::once(NVIDIA_DEVICE), &device_root)
-            && pinned(core::iter::once(NVIDIA_RIM), &rim_root);
+        let vendor =
+            pinned(Roots::NvidiaDevice, &device_root) && pinned(Roots::NvidiaRim, &rim_root);
         let anchor = Anchor::custom(label, vendor);
         Ok(Self { anchor, device_root, rim_root, memo: std::sync::Arc::default() })
     }
@@ -273,9 +275,30 @@ fn check_amd_ca(certificate: &Certificate, common_name: &str) -> Result<(), Veri
     certificate.check_ca()
 }
 
-/// Whether `certificate` holds the key of one of the `roots` in this library.
-fn pinned<'a>(mut roots: impl Iterator<Item = &'a [u8]>, certificate: &Certificate) -> bool {
-    roots.any(|der| Certificate::parse(der).is_ok_and(|root| root.key() == certificate.key()))
+/// Whether `certificate` holds one of the root keys in this library.
+fn pinned(roots: Roots, certificate: &Certificate) -> bool {
+    static KEYS: OnceLock<Vec<(Roots, PublicKey)>> = OnceLock::new();
+    let keys = KEYS.get_or_init(|| {
+        let amd = AMD.iter().map(|known| (Roots::Amd, known.ark));
+        let others = [
+            (Roots::Intel, INTEL),
+            (Roots::NvidiaDevice, NVIDIA_DEVICE),
+            (Roots::NvidiaRim, NVIDIA_RIM),
+        ];
+        amd.chain(others)
+            .filter_map(|(kind, der)| Some((kind, Certificate::parse(der).ok()?.key().clone())))
+            .collect()
+    });
+    keys.iter().any(|(kind, key)| *kind == roots && key == certificate.key())
+}
+
+/// Whose root keys; one vendor's key is no root of another's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Roots {
+    Amd,
+    Intel,
+    NvidiaDevice,
+    NvidiaRim,
 }
 
 struct VendorAmd {
