@@ -80,6 +80,12 @@ fn boot(folder: &Path, scenarios: &[&str], long: bool) -> anyhow::Result<bool> {
     if long {
         line.push_str(" lab.long");
     }
+    let image = folder.join("nvme.img");
+    let bytes: Vec<u8> =
+        (0..4u64 << 20).map(|n| (n % 249).to_le_bytes()).map(|[n, ..]| n).collect();
+    std::fs::write(&image, bytes)?;
+    let mut drive = std::ffi::OsString::from("if=none,id=n0,format=raw,file=");
+    drive.push(&image);
     let mut machine = Command::new("qemu-system-x86_64")
         .args(["-M", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi"])
         // cx16: QEMU 7.2 corrupts flags after it under nesting. xsave: L2 cannot set XCR0 there.
@@ -87,7 +93,9 @@ fn boot(folder: &Path, scenarios: &[&str], long: bool) -> anyhow::Result<bool> {
         .args(["-smp", "2", "-m", "2048", "-nodefaults", "-nographic", "-no-reboot"])
         .args(["-serial", "stdio", "-device", "intel-iommu,intremap=on,caching-mode=on"])
         .args(["-device", "pcie-root-port,id=port1,chassis=1"])
-        .args(["-device", "edu,bus=port1,dma_mask=0xffffffffffff"])
+        .args(["-device", "nvme,drive=n0,serial=lab,bus=port1"])
+        .arg("-drive")
+        .arg(drive)
         .arg("-kernel")
         .arg(folder.join("kernel"))
         .arg("-initrd")

@@ -1,6 +1,7 @@
 //! One machine under test: its specification, its process, its sockets.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -36,6 +37,7 @@ pub(crate) fn spec(name: &str, vcpus: u8) -> VmSpec {
         ports: vec![PortSpec { name: "lab".into(), socket: path("lab") }],
         vsock: None,
         disks: Vec::new(),
+        devices: Vec::new(),
         lease: None,
         limits: LimitSpec::default(),
         jail: JailSpec::default(),
@@ -69,7 +71,7 @@ impl Machine {
                 return Ok(stream);
             }
             if self.child.try_wait()?.is_some() {
-                bail!("the VMM ended: {}", self.words());
+                bail!("the VMM ended: {} {}", self.words(), refused_calls());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -81,7 +83,7 @@ impl Machine {
         let control = self.control.as_mut().context("no control socket")?;
         writeln!(control.get_mut(), "{request}")?;
         let mut line = String::new();
-        control.read_line(&mut line)?;
+        control.read_line(&mut line).with_context(refused_calls)?;
         serde_json::from_str(&line).with_context(|| format!("answer {line:?} to {request}"))
     }
 
@@ -104,11 +106,21 @@ impl Machine {
     /// Sends the guest a command and waits for its answer.
     pub(crate) fn tell(&mut self, command: &str) -> anyhow::Result<String> {
         self.send(command)?;
-        let answer = self.line().with_context(|| format!("{command}: {}", self.tail()))?;
+        self.answer().with_context(|| command.to_owned())
+    }
+
+    /// Waits for the answer to a command that was sent.
+    pub(crate) fn answer(&mut self) -> anyhow::Result<String> {
+        let answer = self.line().with_context(|| self.tail())?;
         if answer.starts_with("error") {
-            bail!("{command}: {answer}");
+            bail!("{answer}");
         }
         Ok(answer)
+    }
+
+    /// How many files the process has open.
+    pub(crate) fn open_files(&self) -> anyhow::Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
     }
 
     /// Sends the guest a command.
@@ -163,7 +175,9 @@ impl Machine {
         let text = std::fs::read(format!("/run/{}.console", self.name)).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().rev().take(12).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n  ")
+        let mut tail = lines.into_iter().rev().collect::<Vec<_>>().join("\n  ");
+        tail.push_str(&refused_calls());
+        tail
     }
 
     /// Resident memory of the process beside its guest's, in KiB: (all, of which anonymous).
@@ -184,6 +198,22 @@ impl Machine {
         }
         Ok(sums)
     }
+}
+
+/// System calls for which the kernel has killed a process, from its log.
+fn refused_calls() -> String {
+    let mut found = String::new();
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let log = std::fs::File::options().read(true).custom_flags(flags).open("/dev/kmsg");
+    let Ok(mut log) = log else { return found };
+    let mut record = [0; 8192];
+    while let Ok(length) = log.read(&mut record) {
+        let text = String::from_utf8_lossy(record.get(..length).unwrap_or_default());
+        if text.contains("type=1326") {
+            found = format!("\n  {}", text.trim_end());
+        }
+    }
+    found
 }
 
 impl Drop for Machine {

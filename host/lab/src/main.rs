@@ -3,9 +3,14 @@
 
 mod agent;
 mod bench;
+mod hostile;
 mod machine;
+mod passthrough;
+mod pattern;
 mod scenarios;
 mod start;
+mod sys;
+mod traffic;
 
 use std::path::Path;
 

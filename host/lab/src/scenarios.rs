@@ -6,6 +6,7 @@ use anyhow::ensure;
 use casemate_vmm::{Exit, LeaseSpec};
 
 use crate::machine::{Machine, spec};
+use crate::{passthrough, traffic};
 
 /// A scenario returns a few words about what it measured.
 type Scenario = fn(bool) -> anyhow::Result<String>;
@@ -18,6 +19,12 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("lease", lease),
     ("limits", limits),
     ("kill", kill),
+    ("jail", traffic::jail),
+    ("vsock", traffic::vsock),
+    ("disk", traffic::disk),
+    ("hostile", traffic::hostile),
+    ("leaks", traffic::leaks),
+    ("vfio", passthrough::vfio),
 ];
 
 fn boot1(_: bool) -> anyhow::Result<String> {

@@ -8,11 +8,16 @@ use crate::bytes::{low_u32, narrow, wide};
 use crate::gate::Gate;
 use crate::poll::Poll;
 use crate::virtio::Event;
-use crate::virtio::pci::VirtioPci;
+
+/// What the device thread wakes.
+pub(crate) trait Service: Send + Sync {
+    /// Something happened. True when there is more to do at once.
+    fn service(&self, event: Event) -> bool;
+}
 
 /// A device and the doorbells that wake it: one of its own, then one a queue.
 pub(crate) struct Attached {
-    pub(crate) device: Arc<VirtioPci>,
+    pub(crate) device: Arc<dyn Service>,
     pub(crate) doorbells: Vec<EventFd>,
 }
 

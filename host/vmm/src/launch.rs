@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use vfio_ioctls::VfioContainer;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, BootError, Entry};
@@ -26,10 +27,13 @@ use crate::poll::{Poll, Registrar};
 use crate::serial::Serial;
 use crate::spec::{SpecError, VmSpec};
 use crate::vcpu::Board;
+use crate::vfio::{self, Assigned, VfioRefusal};
 use crate::virtio::Device;
+use crate::virtio::block::Block;
 use crate::virtio::console::{Console, Port};
 use crate::virtio::pci::{BAR_LEN, NOTIFY, VirtioPci};
 use crate::virtio::rng::Rng;
+use crate::virtio::vsock::Vsock;
 use crate::{acpi, layout, sys};
 
 /// Why a machine could not be made. Nothing has run.
@@ -86,6 +90,9 @@ pub enum LaunchError {
     /// Our own layout left RAM: cannot happen with a checked memory size.
     #[error(transparent)]
     Memory(#[from] OutOfRange),
+    /// A device of the host cannot be given to a guest.
+    #[error(transparent)]
+    Vfio(#[from] VfioRefusal),
     /// The jail could not be closed as asked.
     #[error(transparent)]
     Jail(#[from] crate::jail::JailError),
@@ -126,6 +133,19 @@ pub(crate) fn prepare(spec: &VmSpec) -> Result<Prepared, LaunchError> {
     let (console, serial) = console(spec, &bench)?;
     bench.attach("console", Box::new(console))?;
     bench.attach("rng", Box::new(Rng))?;
+    if let Some(vsock) = &spec.vsock {
+        let listener = listen("vsock", &vsock.socket)?;
+        let path = crate::jail::inside(&spec.jail, &vsock.socket)?;
+        let may_reach = vsock.guest_may_reach.clone();
+        let vsock = Vsock::new(vsock.cid, path, listener, may_reach, bench.registrar());
+        bench.attach("vsock", Box::new(vsock.map_err(host_step("vsock"))?))?;
+    }
+    for disk in &spec.disks {
+        let file = open("disk", &disk.path)?;
+        let block = Block::new(file).map_err(open_step("disk", &disk.path))?;
+        bench.attach("disk", Box::new(block))?;
+    }
+    bench.assign(spec)?;
     // 7. The control socket, last: who finds it finds a machine.
     let control = spec.control.as_deref().map(|path| listen("control", path)).transpose()?;
     let event = || EventFd::new(libc::EFD_NONBLOCK).map_err(host_step("eventfd"));
@@ -252,6 +272,45 @@ impl Bench {
         }
         let function: Arc<dyn Function> = device.clone();
         self.bus.add(function, &[window]).ok_or_else(full)?;
+        self.devices.push(Attached { device, doorbells });
+        Ok(())
+    }
+}
+
+impl Bench {
+    /// Gives devices of the host to the guest. Each is checked before the first is opened.
+    fn assign(&mut self, spec: &VmSpec) -> Result<(), LaunchError> {
+        let checked = spec.devices.iter().map(|device| vfio::check(&device.address));
+        let paths = checked.collect::<Result<Vec<_>, _>>()?;
+        let Some(first) = paths.first() else { return Ok(()) };
+        let group = |step| {
+            let address = first.display().to_string();
+            move |source| VfioRefusal::Vfio { address, step, source }
+        };
+        crate::jail::allow_pinning(spec.memory_bytes())?;
+        let container = vfio::container(&self.vm).map_err(group("container"))?;
+        for path in &paths {
+            self.assign_one(path, &container)?;
+        }
+        Ok(vfio::map(&container, &self.memory).map_err(group("map guest memory"))?)
+    }
+
+    fn assign_one(
+        &mut self,
+        path: &Path,
+        container: &Arc<VfioContainer>,
+    ) -> Result<(), LaunchError> {
+        let messages = Arc::new(Lapics(Arc::clone(&self.vm)));
+        let event = || EventFd::new(libc::EFD_NONBLOCK);
+        let mut events = |count| (0..count).map(|_| event()).collect();
+        let (device, windows, vectors) =
+            Assigned::open(path, container, &mut self.windows, messages, &mut events)?;
+        let device = Arc::new(device);
+        let function: Arc<dyn Function> = device.clone();
+        let full = LaunchError::Bus { device: "an assigned device" };
+        self.bus.add(function, &windows).ok_or(full)?;
+        let mut doorbells = vec![event().map_err(host_step("eventfd"))?];
+        doorbells.extend(vectors);
         self.devices.push(Attached { device, doorbells });
         Ok(())
     }

@@ -35,16 +35,22 @@ pub(crate) struct Window {
 #[derive(Debug)]
 pub(crate) struct Windows {
     next32: u64,
+    next64: u64,
 }
 
 impl Windows {
     pub(crate) fn new() -> Self {
-        Self { next32: layout::BAR32 }
+        Self { next32: layout::BAR32, next64: layout::BAR64 }
     }
 
     /// A window below 4 GiB; `None` when they are used up or the length is no power of two.
     pub(crate) fn below_4g(&mut self, bar: usize, length: u64) -> Option<Window> {
         take(&mut self.next32, layout::BAR32 + layout::BAR32_LEN, bar, length)
+    }
+
+    /// A window above all RAM.
+    pub(crate) fn above_4g(&mut self, bar: usize, length: u64) -> Option<Window> {
+        take(&mut self.next64, layout::BAR64 + layout::BAR64_LEN, bar, length)
     }
 }
 
@@ -174,5 +180,6 @@ mod tests {
         }
         assert_eq!(windows.below_4g(0, 1 << 30), None);
         assert_eq!(windows.below_4g(0, 3), None);
+        assert!(windows.above_4g(0, 1 << 37).is_some());
     }
 }

@@ -35,7 +35,7 @@ pub(crate) const NO_VECTOR: u16 = 0xffff;
 /// The pending bits are one word.
 pub(crate) const VECTORS_MAX: u16 = 64;
 /// Bytes of one table entry.
-const ENTRY: u64 = 16;
+pub(crate) const ENTRY: u64 = 16;
 
 impl Msix {
     pub(crate) fn new(vectors: u16, messages: Arc<dyn Messages>) -> Self {

@@ -1,9 +1,13 @@
 //! Virtio devices, and what a device may do with its queues.
 
+pub(crate) mod block;
 pub(crate) mod console;
 pub(crate) mod pci;
 pub mod queue;
 pub(crate) mod rng;
+#[cfg(test)]
+pub(crate) mod testing;
+pub(crate) mod vsock;
 
 use crate::memory::Memory;
 use queue::{Broken, Chain, Queue};

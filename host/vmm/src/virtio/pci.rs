@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::queue::{Broken, Geometry, Queue};
 use super::{Device, Event, F_ACCESS_PLATFORM, F_EVENT_IDX, F_VERSION_1, Rings};
 use crate::bytes::{fill, low_u8, low_u16, low_u32, number, window};
+use crate::devices::Service;
 use crate::memory::Memory;
 use crate::pci::config::{Config, Identity};
 use crate::pci::msix::{Messages, Msix, NO_VECTOR};
@@ -97,11 +98,6 @@ impl VirtioPci {
         Self { inner: Mutex::new(inner) }
     }
 
-    /// Device thread: something happened. True when there is more to do at once.
-    pub(crate) fn service(&self, event: Event) -> bool {
-        self.lock().service(event)
-    }
-
     /// How many queues there are.
     pub(crate) fn queues(&self) -> usize {
         self.lock().queues.len()
@@ -109,6 +105,12 @@ impl VirtioPci {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service for VirtioPci {
+    fn service(&self, event: Event) -> bool {
+        self.lock().service(event)
     }
 }
 

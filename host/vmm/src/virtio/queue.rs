@@ -262,6 +262,14 @@ impl Chain {
         Ok(done)
     }
 
+    /// Leaves the next writable bytes as they are.
+    pub fn skip_writable(&mut self, mut length: u64) {
+        while length > 0 {
+            let Some(part) = self.writable.take(length) else { return };
+            length -= part.length;
+        }
+    }
+
     /// Copies bytes in; says how many had a place.
     pub fn write(&mut self, memory: &Memory, from: &[u8]) -> Result<usize, Broken> {
         let mut done = 0;
