@@ -45,6 +45,7 @@ const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
 const FIONBIO: u64 = 0x5421;
 const EXECUTABLE: u64 = 4;
 const UNIX: u64 = 1;
+const GET_FLAGS: u64 = 1;
 const ABORT: u64 = 6;
 /// SIGRTMIN differs: 34 in glibc, 35 in musl.
 const KICKS: &[u64] = &[ABORT, 34, 35];
@@ -70,6 +71,7 @@ const EVERY: &[Call] = &[
     call(libc::SYS_write, Only::Any, "doorbells, console, last words"),
     call(libc::SYS_writev, Only::Any, "last words"),
     call(libc::SYS_close, Only::Any, "connections that end"),
+    call(libc::SYS_fcntl, Only::OneOf(1, &[GET_FLAGS]), "debug builds ask before they close"),
     call(libc::SYS_gettid, Only::Any, "abort names its own thread"),
     call(libc::SYS_getpid, Only::Any, "abort and kicks name the own process"),
     call(libc::SYS_tkill, Only::OneOf(1, KICKS), "abort; and the warden's kicks"),
