@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use casemate_attestation::anchors::HostAnchor;
-use casemate_attestation::snp::{IdBlock, REPORT_BYTES, Report};
+use casemate_attestation::snp::{IdBlock, REPORT_BYTES, Report, Verifier};
 use casemate_attestation::{
     Boundary, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, HostClaim,
     LaunchDigests, Properties, Reason, TrustAnchors, UnixTime, VerifyError, verify,
@@ -321,5 +321,29 @@ fn every_flipped_byte_is_refused() {
         let mut bad = good.clone();
         bad.evidence[at] ^= 1;
         assert!(run(vec![bad]).is_err(), "byte {at:#x}");
+    }
+}
+
+/// A remembered chain is no weaker: time, lists and the report still count.
+#[test]
+fn a_verifier_that_remembers_refuses_the_same() {
+    let bench = bench();
+    let verifier = Verifier::new(bench.anchors.clone(), 1);
+    let good = changed(&bench.vcek, |_| {}).evidence;
+    let list = bench.vcek.crl(&[], START, UnixTime(NOW.0 + 10)).unwrap();
+    let listed = bench.vcek.crl(&[&[1, 0, 1]], START, UnixTime(NOW.0 + 10)).unwrap();
+    let run = |report: &[u8], crls: &[Vec<u8>], at| {
+        verifier.verify(report, bench.vcek.vek_der(), &[], crls, UnixTime(at))
+    };
+    let reason = |result: Result<_, VerifyError>| result.map(|_| ()).unwrap_err().reason;
+    for _ in 0..2 {
+        run(&good, &[], NOW.0).unwrap();
+        run(&good, std::slice::from_ref(&list), NOW.0).unwrap();
+        assert_eq!(reason(run(&good, std::slice::from_ref(&list), NOW.0 + 10)), Reason::CrlStale);
+        assert_eq!(reason(run(&good, std::slice::from_ref(&listed), NOW.0)), Reason::Revoked);
+        assert_eq!(reason(run(&good, &[], START.0 - 1)), Reason::CertValidity);
+        let mut flipped = good.clone();
+        flipped[0x50] ^= 1;
+        assert_eq!(reason(run(&flipped, &[], NOW.0)), Reason::Signature);
     }
 }

@@ -11,6 +11,7 @@ mod report;
 pub mod table;
 mod tcb;
 mod vek;
+mod verifier;
 
 pub(crate) use chain::verify_item;
 pub use chain::{CrlState, PreparedVek, SnpClaims};
@@ -19,3 +20,4 @@ pub use id_block::{ID_AUTH_BYTES, ID_BLOCK_BYTES, IdBlock};
 pub use report::{FirmwareVersion, REPORT_BYTES, Report, SIGNED_BYTES};
 pub use tcb::{Product, Tcb, TcbVersion};
 pub use vek::{Vek, VekOwner};
+pub use verifier::Verifier;
