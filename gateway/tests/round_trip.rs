@@ -1,5 +1,5 @@
 //! What a call costs through the gateway, beside the same call without it:
-//! `cargo test --release -p casemate-gateway --test round_trip -- --ignored --nocapture`.
+//! `cargo build --release -p casemate-gateway --example fixture`, then `cargo test --release -p casemate-gateway --test round_trip -- --ignored --nocapture`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
