@@ -8,11 +8,12 @@ use std::time::Duration;
 use casemate_mux::{Guest, PORT_NAME, Port as Wire};
 use serde_json::json;
 
-use crate::attest::{Attested, Session};
+use crate::attest::{AttestError, Attested, Session};
 use crate::config::{self, Config, Receiver};
 use crate::console::say;
 use crate::evidence::{Psp, Sources};
 use crate::host::{Host, Launch};
+use crate::http::HttpError;
 use crate::identity::Identity;
 use crate::port::Port;
 use crate::release::{Released, SecretBytes};
@@ -108,7 +109,11 @@ async fn attest(
     step(host, "evidence", json!({"sources": sources.names()})).await;
     let issuer = &config.verifier.identity_ca_pem;
     let task = &launch.sandbox_task;
-    let attested = verifier.attest(identity, &mut sources, task, issuer).await?;
+    let attested = verifier.attest(identity, &mut sources, task, issuer).await;
+    if let Err(AttestError::Http(HttpError::Denied { denial, .. })) = &attested {
+        host.event("attest-refused", json!({"denial": denial})).await;
+    }
+    let attested = attested?;
     let certificate = &attested.certificate;
     let facts = json!({
         "sandbox": certificate.sandbox,
