@@ -46,6 +46,8 @@ unit:
 # Real machines: everything above the hardware is the product itself.
 e2e: build
 	@echo "== end to end: the demo's line, with a real microVM, and what must fail"
+	@cargo test --locked -p casemate-image -- --ignored
+	@cargo test --locked -p casemate-host --test boot -- --include-ignored --test-threads=1
 	@cargo test --locked -p casemate --test e2e -- --ignored --test-threads=1 --nocapture
 
 clean:

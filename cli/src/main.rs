@@ -1,3 +1,103 @@
-//! Casemate for people: run, verify, measure, prove.
+//! `casemate`: build, run, verify, prove.
+//!
+//! A verb is a file. Exit codes: 0 yes, 1 no, 2 could not tell. Output is for
+//! people unless `--json` is given. No flag turns a check off.
 
-fn main() {}
+mod demo;
+mod doctor;
+mod gateway;
+mod grant;
+mod image;
+mod log;
+mod machine;
+mod operator;
+mod receipt;
+mod run;
+mod secret;
+mod service;
+mod table;
+mod verifier;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A confidential-computing sandbox for AI agents: run it, verify it, prove what it did.
+#[derive(Parser)]
+#[command(name = "casemate", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Shows the main job on this machine, start to end.
+    Demo(demo::Arguments),
+    /// Tells what this machine can do, and which boundary classes follow.
+    Doctor(doctor::Arguments),
+    /// Builds the measured image, or checks one.
+    #[command(subcommand)]
+    Image(image::Verb),
+    /// Runs a machine from launch to its end.
+    Run(run::Arguments),
+    /// Lists the machines that run on this host.
+    Ps(machine::Here),
+    /// Ends a machine now.
+    Kill(machine::Kill),
+    /// This host's keys, for those who are to believe it.
+    #[command(subcommand)]
+    Host(machine::Verb),
+    /// The tenant's verifier: challenge, appraise, release.
+    #[command(subcommand)]
+    Verifier(verifier::Verb),
+    /// What the verifier may release, and the leases it gave.
+    #[command(subcommand)]
+    Secret(secret::Verb),
+    /// The gateway: decide, execute, record.
+    #[command(subcommand)]
+    Gateway(gateway::Verb),
+    /// What a task may do.
+    #[command(subcommand)]
+    Grant(grant::Verb),
+    /// What the gateway recorded.
+    #[command(subcommand)]
+    Log(log::Verb),
+    /// The proof of one call.
+    #[command(subcommand)]
+    Receipt(receipt::Verb),
+}
+
+/// The answer of a verb, as an exit code tells it.
+pub(crate) enum Answer {
+    /// 0: done, or verified.
+    Yes,
+    /// 1: refused, or not verified.
+    No,
+}
+
+fn main() -> ExitCode {
+    let answer = match Cli::parse().verb {
+        Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Doctor(arguments) => doctor::run(&arguments),
+        Verb::Image(verb) => image::run(&verb),
+        Verb::Run(arguments) => run::run(&arguments),
+        Verb::Ps(here) => machine::list(&here),
+        Verb::Kill(arguments) => machine::kill(&arguments),
+        Verb::Host(verb) => machine::run(&verb),
+        Verb::Verifier(verb) => verifier::run(&verb),
+        Verb::Secret(verb) => secret::run(verb),
+        Verb::Gateway(verb) => gateway::run(&verb),
+        Verb::Grant(verb) => grant::run(&verb),
+        Verb::Log(verb) => log::run(&verb),
+        Verb::Receipt(verb) => receipt::run(&verb),
+    };
+    match answer {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("casemate: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Columns for people.
+
+/// Prints rows under a head, each column as wide as its widest cell.
+pub(crate) fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let mut lines = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
+    lines.extend(rows);
+    for line in render(&lines) {
+        println!("{line}");
+    }
+}
+
+fn render(lines: &[Vec<String>]) -> Vec<String> {
+    let mut widths: Vec<usize> = Vec::new();
+    for line in lines {
+        widths.resize(widths.len().max(line.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let pad = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(pad).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn columns_line_up() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let lines = super::render(&[row(["NAME", "RISK"]), row(["a", "high"])]);
+        assert_eq!(lines, ["NAME  RISK", "a     high"]);
+    }
+}
