@@ -188,6 +188,13 @@ impl<'a> HclReport<'a> {
         Err(VerifyError::new(Reason::HclBinding, "report data", expected, actual))
     }
 
+    /// The attestation key and the user data that the runtime JSON names. Not
+    /// yet proved.
+    pub fn runtime_claims(&self) -> Result<(PublicKey, Option<[u8; 64]>), VerifyError> {
+        let runtime = Runtime::parse(self.runtime)?;
+        Ok((runtime.attestation_key()?, runtime.user_data()?))
+    }
+
     /// Binds the runtime JSON to a CPU's `report_data`, and the vTPM's quote to
     /// the key in it.
     fn vtpm(

@@ -124,6 +124,7 @@ reasons! {
     CollateralKind, "collateral-kind", "collateral-kind", "Collateral is of another kind or version than needed.";
     CollateralSignature, "collateral-signature", "collateral-signature", "Collateral is not signed by the TCB signer.";
     CollateralStale, "collateral-stale", "collateral-stale", "Collateral is not current at the time of verification.";
+    CollateralRollback, "collateral-rollback", "tcb-eval", "Collateral or a revocation list is older than one seen before.";
     Fmspc, "fmspc", "fmspc", "The TCB info is for another platform family.";
     PceId, "pceid", "pceid", "The TCB info is for another provisioning enclave.";
     TdxModule, "tdx-module", "tdx-module", "The TDX module is not one that the TCB info knows.";

@@ -9,6 +9,8 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(collateral) = Collateral::decode(bytes) {
         assert_eq!(collateral.encode(), bytes);
     }
+    // The same readers, past the signature that a fuzzer cannot make.
+    casemate_attestation::tdx::fuzz_collateral_bodies(bytes);
     for anchor in &TrustAnchors::vendor().intel {
         let _ = anchor.prepare(bytes);
     }

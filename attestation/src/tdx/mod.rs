@@ -32,6 +32,22 @@ pub use status::TcbStatus;
 
 use crate::error::{Reason, VerifyError};
 
+/// Reads `bytes` as the signed bodies of collateral, as if they were signed.
+/// Only there when fuzzing.
+#[cfg(fuzzing)]
+pub fn fuzz_collateral_bodies(bytes: &[u8]) {
+    let _ = json::read::<json::SignedTcbInfo<'_>>("TCB info", bytes);
+    let _ = json::read::<qe_identity::QeIdentity>("QE identity", bytes);
+    if let Ok(mut tcb_info) = json::read::<tcb_info::TcbInfo>("TCB info", bytes) {
+        tcb_info.sort();
+        let qe = level::svn_level(&[], 1);
+        let pck = PckTcb { components: [5; 16], pcesvn: 13 };
+        if let Ok(report) = TdReport::parse(BodyKind::Td15, &[1; 648]) {
+            let _ = level::assess(&tcb_info, &report, &pck, qe);
+        }
+    }
+}
+
 /// Refuses `bytes` that are longer than `limit`.
 fn check_size(field: &'static str, bytes: &[u8], limit: usize) -> Result<(), VerifyError> {
     if bytes.len() <= limit {

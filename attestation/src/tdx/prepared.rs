@@ -73,6 +73,8 @@ pub struct CollateralFacts {
     pub root_crl: UnixTime,
     /// When the PCK CA's CRL was made.
     pub pck_crl: UnixTime,
+    /// The name of the PCK CA.
+    pub pck_ca: String,
 }
 
 impl Prepared {
@@ -175,6 +177,7 @@ impl Prepared {
             next_update: next.min().unwrap_or(never),
             root_crl: self.root_crl.this_update(),
             pck_crl: ca.crl.this_update(),
+            pck_ca: ca.certificate.subject().common_name.clone(),
         }
     }
 }

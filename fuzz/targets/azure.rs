@@ -1,0 +1,16 @@
+//! Azure's HCL reports and vTPM quotes.
+#![no_main]
+
+use casemate_attestation::azure::{HclReport, TpmQuote};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(hcl) = HclReport::parse(bytes) {
+        if let Ok(report_data) = hcl.claimed_report_data() {
+            let _ = hcl.check_binding(&report_data);
+        }
+        let _ = hcl.runtime_claims();
+    }
+    let tpm = TpmQuote { message: bytes.to_vec(), signature: Vec::new(), pcrs: Vec::new() };
+    let _ = tpm.claimed_nonce();
+});
