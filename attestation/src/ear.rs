@@ -105,7 +105,7 @@ pub fn claims(appraisal: &Appraisal, context: &EarContext<'_>) -> Value {
         "eat_profile": profile(context.dialect),
         "cnf": { "jkt": thumbprint(context.identity_key) },
         "tee-pubkey": jwk,
-        "submods": { CPU: submodule(appraisal, context) },
+        "submods": submodules(appraisal, context),
         "casemate_decision": decision(appraisal, context.risk),
         "urn:casemate:claims:v1": ours(appraisal, context),
     });
@@ -255,6 +255,26 @@ fn vector(appraisal: &Appraisal) -> Vec<(&'static str, i8)> {
             Boundary::SameHost | Boundary::Container => 96,
         },
     ));
+    out
+}
+
+/// The CPU and every device that was judged with it.
+fn submodules(appraisal: &Appraisal, context: &EarContext<'_>) -> Map<String, Value> {
+    let mut out = Map::new();
+    out.insert(CPU.to_owned(), submodule(appraisal, context));
+    for device in appraisal.devices() {
+        let tier = match (device.accepted, device.hardware) {
+            (false, _) => Tier::Contraindicated,
+            // As with the CPU, a model is no claim about hardware.
+            (true, Hardware::Genuine) => Tier::Affirming,
+            (true, _) => Tier::None,
+        };
+        let mut claims = device.claims.clone();
+        status_names(context.dialect, |name| {
+            claims.insert(name.to_owned(), tier.name().into());
+        });
+        out.insert(device.name.clone(), Value::Object(claims));
+    }
     out
 }
 

@@ -6,7 +6,7 @@
 use std::sync::{Arc, LazyLock};
 
 use casemate_attestation::anchors::TrustAnchors;
-use casemate_attestation::appraise::{Appraisal, appraise};
+use casemate_attestation::appraise::{Appraisal, Hardware, appraise};
 use casemate_attestation::gpu::{
     ConfidentialState, DeviceEvidence, DeviceKind, Function, Inventory, Outcome, Pdi, Source,
     Verifier, device_nonce, devices_digest,
@@ -194,6 +194,22 @@ fn eight_gpus_and_four_switches_pass_and_are_called_a_model() {
     assert_eq!(says("gpu.anchor"), "model, not hardware, under model gpu");
     assert!(says("gpu.location").contains("before TDISP"));
     assert!(!appraisal.properties().contains(Property::GpuConfidential));
+    let names: Vec<_> = appraisal.devices().iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names.len(), 12);
+    assert_eq!((names[0], names[11]), ("gpu0", "nvswitch3"));
+    for device in appraisal.devices() {
+        assert!(device.accepted && device.hardware == Hardware::Model, "{device:?}");
+        assert_eq!(device.claims["measres"], "success");
+    }
+    let claims = &appraisal.devices()[0].claims;
+    assert_eq!(claims["x-nvidia-gpu-driver-rim-signature-verified"], true);
+    assert_eq!(claims["x-nvidia-gpu-attestation-report-nonce-match"], true);
+    assert_eq!(claims["x-nvidia-gpu-mode"], "PPCIE");
+    assert_eq!(claims["casemate"]["gpu.hardware"], false);
+    // Twelve of them have room in a token.
+    let bytes: usize =
+        appraisal.devices().iter().map(|one| serde_json::to_vec(&one.claims).unwrap().len()).sum();
+    assert!(bytes < 40_000, "{bytes} bytes");
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Expected, Findings};
+use super::{DeviceVerdict, Expected, Findings, Hardware};
 use crate::anchors::AnchorKind;
 use crate::binding::Binding;
 use crate::gpu::{
     Code, ConfidentialState, DeviceKind, DeviceResult, Facts, Finding, GpuPolicy, Inventory,
-    LIMITS, Source, check_topology, device_nonce,
+    LIMITS, Source, check_topology, device_claims, device_nonce,
 };
 use crate::time::UnixTime;
 use crate::verify::Claims;
@@ -58,6 +58,31 @@ pub(super) fn appraise(
     together(devices, policy, findings);
     let all_hold = findings.checks.failed() == failed_before;
     anchored(devices, all_hold && !devices.results.is_empty(), findings);
+    findings.devices = verdicts(devices, binding, all_hold);
+}
+
+/// The devices one by one, for tokens and for people.
+fn verdicts(
+    devices: &Devices<'_>,
+    binding: Option<&Binding>,
+    accepted: bool,
+) -> Vec<DeviceVerdict> {
+    let mut counts = [0_usize; 2];
+    let verdict = |result: &&DeviceResult| {
+        let facts = result.facts.as_ref()?;
+        let [gpus, switches] = &mut counts;
+        let count = if facts.kind == DeviceKind::Gpu { gpus } else { switches };
+        let name = format!("{}{count}", facts.kind.name());
+        *count = count.saturating_add(1);
+        let answers = binding.map(|binding| device_nonce(binding, facts.kind) == facts.nonce);
+        let hardware = match result.anchor.as_ref().map(|anchor| anchor.kind) {
+            Some(AnchorKind::Hardware) => Hardware::Genuine,
+            Some(_) => Hardware::Model,
+            None => Hardware::None,
+        };
+        Some(DeviceVerdict { name, accepted, hardware, claims: device_claims(result, answers) })
+    };
+    devices.results.iter().filter_map(verdict).collect()
 }
 
 fn count(devices: &Devices<'_>, policy: &GpuPolicy, findings: &mut Findings) {

@@ -60,7 +60,21 @@ pub struct Appraisal {
     image: Option<String>,
     measurement: Option<Vec<u8>>,
     fresh: bool,
+    devices: Vec<DeviceVerdict>,
     risk: RiskPolicy,
+}
+
+/// One GPU or switch in a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceVerdict {
+    /// `gpu0`, `nvswitch3`: the kind, and its place in the evidence.
+    pub name: String,
+    /// Whether every rule about devices holds; it is one machine's verdict.
+    pub accepted: bool,
+    /// What is known about the hardware.
+    pub hardware: Hardware,
+    /// What the device's evidence says, under the vendor's claim names.
+    pub claims: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What the parts of an appraisal add up to, while it is made.
@@ -81,6 +95,7 @@ pub(crate) struct Findings {
     pub(crate) measurement: Option<Vec<u8>>,
     /// The evidence carries the expected report data.
     pub(crate) fresh: bool,
+    pub(crate) devices: Vec<DeviceVerdict>,
 }
 
 /// Appraises verified `claims`. Never fails: a refusal is a result.
@@ -146,6 +161,7 @@ impl Findings {
             image: None,
             measurement: None,
             fresh: false,
+            devices: vec![],
         }
     }
 
@@ -199,6 +215,7 @@ impl Findings {
             image: self.image,
             measurement: self.measurement,
             fresh: self.fresh,
+            devices: self.devices,
             risk: policy.risk().clone(),
         }
     }
@@ -277,6 +294,11 @@ impl Appraisal {
     /// The enrolled host whose claim was accepted.
     pub fn host(&self) -> Option<&str> {
         self.host.as_deref()
+    }
+
+    /// The GPUs and switches, in the order of the evidence.
+    pub fn devices(&self) -> &[DeviceVerdict] {
+        &self.devices
     }
 
     /// The label of the known image.

@@ -75,6 +75,8 @@ pub struct Used {
     pub not_after: Option<UnixTime>,
     /// The anchor that its signer leads to.
     pub anchor: Option<String>,
+    /// The manufacturer's number that it names.
+    pub manufacturer: Option<String>,
 }
 
 /// Everything that was found out about one device.
@@ -317,6 +319,7 @@ fn check_manifests(
             sha256: checked.sha256,
             not_after: checked.not_after(),
             anchor: checked.anchor.as_ref().map(|anchor| anchor.label.clone()),
+            manufacturer: checked.manifest.as_ref().and_then(|one| one.manufacturer.clone()),
         });
     }
 }

@@ -9,6 +9,7 @@
 mod binding;
 mod canonical;
 mod chain;
+mod claims;
 mod code;
 mod compare;
 mod der;
@@ -32,6 +33,7 @@ pub(crate) use binding::digest;
 pub use binding::{
     ConfidentialState, DeviceDigests, Function, Inventory, LIMITS, device_nonce, devices_digest,
 };
+pub use claims::device_claims;
 pub use code::{Code, Finding, Source};
 pub use compare::{Comparison, Mismatch};
 pub use device::{DeviceEvidence, DeviceResult, Outcome, Used, Verifier};
