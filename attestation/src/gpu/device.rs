@@ -16,7 +16,7 @@ use super::facts::{DeviceKind, Facts};
 use super::fwid;
 use super::memo::Memo;
 use super::report::Report;
-use super::revocation::{self, Revocation};
+use super::revocation::{Responses, Revocation};
 use super::rim::Checked;
 use super::roots::Roots;
 
@@ -51,6 +51,14 @@ pub(crate) enum Manifests<'a> {
     Slots(&'a [(Source, Arc<Checked>)]),
     /// Those that fit are looked for.
     Pool(&'a [Arc<Checked>]),
+}
+
+/// One device's evidence, read as far as it is shared or can fail alone.
+struct Judged<'a> {
+    report: &'a Report<'a>,
+    chain: &'a [u8],
+    manifests: Manifests<'a>,
+    responses: &'a Responses<'a>,
 }
 
 /// How far the evidence goes.
@@ -125,14 +133,17 @@ impl Verifier {
             .iter()
             .map(|(source, bytes)| (*source, self.manifest(bytes)))
             .collect();
-        self.device_with(evidence, Manifests::Slots(&manifests), nonce, now)
+        let responses = Responses::parse(evidence.ocsp);
+        self.device_with(evidence, Manifests::Slots(&manifests), &responses, nonce, now)
     }
 
-    /// The same with manifests that were read before; those of `evidence` are ignored.
+    /// The same with manifests and responses that were read before; those of
+    /// `evidence` are ignored.
     pub(crate) fn device_with(
         &self,
         evidence: &DeviceEvidence<'_>,
         manifests: Manifests<'_>,
+        responses: &Responses<'_>,
         nonce: Option<&[u8; 32]>,
         now: UnixTime,
     ) -> DeviceResult {
@@ -146,7 +157,11 @@ impl Verifier {
             anchor: None,
         };
         match Report::parse(evidence.report) {
-            Ok(report) => self.fill(&mut result, &report, evidence, manifests, nonce, now),
+            Ok(report) => {
+                let judged =
+                    Judged { report: &report, chain: evidence.chain, manifests, responses };
+                self.fill(&mut result, &judged, nonce, now);
+            }
             Err(finding) => result.findings.push(finding),
         }
         result
@@ -155,13 +170,12 @@ impl Verifier {
     fn fill(
         &self,
         result: &mut DeviceResult,
-        report: &Report<'_>,
-        evidence: &DeviceEvidence<'_>,
-        manifests: Manifests<'_>,
+        judged: &Judged<'_>,
         nonce: Option<&[u8; 32]>,
         now: UnixTime,
     ) {
-        let chain = match certificates_from_pem(evidence.chain, CHAIN_LIMITS) {
+        let report = judged.report;
+        let chain = match certificates_from_pem(judged.chain, CHAIN_LIMITS) {
             Ok(chain) => chain,
             Err(error) => {
                 result.findings.push(chain::because(Code::ChainParse, error));
@@ -174,14 +188,14 @@ impl Verifier {
         match Facts::read(report, &chain, signed) {
             Ok(facts) => {
                 result.findings.extend(facts.contradictions());
-                chosen = manifests.choose(&facts, now);
+                chosen = judged.manifests.choose(&facts, now);
                 check_manifests(result, &facts, &chosen, now);
                 compare(result, report, &facts, &chosen);
                 result.facts = Some(facts);
             }
             Err(finding) => result.findings.push(finding),
         }
-        self.check_revocation(result, &chain, &chosen, evidence.ocsp, now);
+        self.check_revocation(result, &chain, &chosen, judged.responses, now);
     }
 
     fn check_chain(&self, result: &mut DeviceResult, chain: &[Certificate], now: UnixTime) {
@@ -204,10 +218,9 @@ impl Verifier {
         result: &mut DeviceResult,
         chain: &[Certificate],
         manifests: &[(Source, Arc<Checked>)],
-        ocsp: &[&[u8]],
+        responses: &Responses<'_>,
         now: UnixTime,
     ) {
-        let responses = revocation::Responses::parse(ocsp);
         if result.anchor.is_some() {
             // The leaf names no responder (docs/formats/gpu-binding.md).
             result.revocation.extend(responses.chain(None, chain, 1, now, &self.memo));

@@ -141,11 +141,14 @@ impl<'a> Response<'a> {
     fn answer(&self, certificate: &Certificate, issuer: &Certificate) -> Option<&Answer<'a>> {
         let (name, key) = (&issuer.subject().der, issuer.key().bytes());
         self.answers.iter().find(|answer| {
-            let named = match answer.hash {
-                SHA256 => answer.issuer_name == sha256(name) && answer.issuer_key == sha256(key),
-                _ => answer.issuer_name == sha384(name) && answer.issuer_key == sha384(key),
-            };
-            named && answer.serial == certificate.serial()
+            // The serial first: it costs nothing and decides most often.
+            answer.serial == certificate.serial()
+                && match answer.hash {
+                    SHA256 => {
+                        answer.issuer_name == sha256(name) && answer.issuer_key == sha256(key)
+                    }
+                    _ => answer.issuer_name == sha384(name) && answer.issuer_key == sha384(key),
+                }
         })
     }
 

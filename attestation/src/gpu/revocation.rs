@@ -23,6 +23,7 @@ pub struct Revocation {
 }
 
 /// The responses that came, read once.
+#[derive(Debug, Default)]
 pub(crate) struct Responses<'a>(Vec<Result<Response<'a>, Finding>>);
 
 impl<'a> Responses<'a> {

@@ -11,6 +11,7 @@ use crate::verify::Endorsements;
 use super::binding::{DeviceDigests, Inventory};
 use super::code::Code;
 use super::device::{DeviceEvidence, DeviceResult, Manifests, Verifier};
+use super::revocation::Responses;
 use super::rim::Checked;
 
 /// More manifests than eight GPUs and four switches of mixed age need.
@@ -21,7 +22,7 @@ const MAX_MANIFESTS: usize = 64;
 pub(crate) struct Devices<'a> {
     verifier: Verifier,
     manifests: Vec<Arc<Checked>>,
-    ocsp: Vec<&'a [u8]>,
+    responses: Responses<'a>,
 }
 
 impl<'a> Devices<'a> {
@@ -34,7 +35,7 @@ impl<'a> Devices<'a> {
     ) -> Self {
         let verifier = Verifier::new(&anchors.nvidia);
         let devices = evidence.items.iter().filter(|item| item.kind == EvidenceKind::GpuReport);
-        let mut found = Self { verifier, manifests: Vec::new(), ocsp: Vec::new() };
+        let mut found = Self { verifier, manifests: Vec::new(), responses: Responses::default() };
         let of_items: Vec<_> = devices.flat_map(|item| &item.endorsements).collect();
         if evidence.items.iter().all(|item| item.kind != EvidenceKind::GpuReport) {
             return found;
@@ -49,7 +50,7 @@ impl<'a> Devices<'a> {
         };
         let manifests = of_kind(EndorsementKind::Rim).into_iter().take(MAX_MANIFESTS);
         found.manifests = manifests.map(|bytes| found.verifier.manifest(bytes)).collect();
-        found.ocsp = of_kind(EndorsementKind::Ocsp);
+        found.responses = Responses::parse(&of_kind(EndorsementKind::Ocsp));
         found
     }
 
@@ -64,10 +65,10 @@ impl<'a> Devices<'a> {
             report: &item.evidence,
             chain: chain_of(item),
             manifests: &[],
-            ocsp: &self.ocsp,
+            ocsp: &[],
         };
         let pool = Manifests::Pool(&self.manifests);
-        let result = self.verifier.device_with(&evidence, pool, None, now);
+        let result = self.verifier.device_with(&evidence, pool, &self.responses, None, now);
         match result.findings.iter().find(|finding| finding.code < Code::NonceMismatch) {
             None => Ok(result),
             Some(finding) => Err(VerifyError::new(
