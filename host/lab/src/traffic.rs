@@ -44,8 +44,8 @@ pub(crate) fn vsock(_: bool) -> anyhow::Result<String> {
         let answer = machine.answer()?;
         ensure!(answer.ends_with(&format!("pieces of {chunk}")), "{answer}");
         let seconds = started.elapsed().as_secs_f64();
-        let rate = 2.0 * f64::from(u32::try_from(bytes >> 10)?) / 1024.0 / seconds;
-        said.push(format!("{rate:.0} MiB/s at {chunk}"));
+        let rate = 2.0 * f64::from(u32::try_from(bytes >> 10)?) / seconds;
+        said.push(format!("{rate:.0} KiB/s at {chunk}"));
     }
     ensure!(machine.tell("serve 5000 1048576 30000")? == "listening");
     let mut stream = into_guest(&mut machine, 5000)?;

@@ -1,7 +1,8 @@
 //! A microVM monitor on KVM: one process, one machine, one leash.
 //!
 //! [`VmSpec`] says what a machine is to be; [`run`] makes it, runs it and says
-//! why it ended. `launch` is the order of things; `warden` keeps lease and
+//! why it ended. [`Vm`] is the other side: it starts the program and holds the
+//! control socket. `launch` is the order of things; `warden` keeps lease and
 //! limits; `virtio` is what the guest can reach, and treats it as hostile.
 //!
 //! One machine model serves plain KVM now and SEV-SNP and TDX later: local
@@ -11,6 +12,7 @@
 mod acpi;
 mod boot;
 mod bytes;
+mod client;
 mod control;
 mod cpu;
 mod devices;
@@ -35,10 +37,12 @@ mod warden;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jail::Role;
 
 pub use boot::BootError;
+pub use client::{Vm, VmError, VmStatus};
 pub use exit::Exit;
 pub use jail::JailError;
 pub use launch::LaunchError;
@@ -111,9 +115,17 @@ fn spawn(
         .map_err(|source| LaunchError::Host { step: "thread", source })
 }
 
-/// One line for the operator. Bounded: each caller speaks once per event that ends something.
+/// One line for the operator. Only the first lines are written: a guest that breaks its devices
+/// again and again must not fill a pipe that nobody reads, and hold up the last words.
 fn log(text: &str) {
-    eprintln!("casemate-vmm: {text}");
+    static LINES: AtomicU32 = AtomicU32::new(0);
+    const LINES_MAX: u32 = 20;
+    let before = LINES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lines| {
+        (lines < LINES_MAX).then_some(lines + 1)
+    });
+    if before.is_ok() {
+        eprintln!("casemate-vmm: {text}");
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! `casemate-vmm SPEC.toml`: runs one machine to its end.
+//! `casemate-vmm SPEC.toml`: runs one machine to its end; `-` reads the specification from
+//! standard input.
 //!
 //! The last line of standard error is the exit reason as JSON. Exit code 0: the guest
 //! ended itself; 1: it was ended; 2: it never ran.
 
+use std::io::Read;
 use std::process::ExitCode;
 
 use casemate_vmm::{Exit, VmSpec};
@@ -28,9 +30,15 @@ fn main() -> ExitCode {
 }
 
 fn start(path: &std::path::Path) -> Result<Exit, Box<dyn std::error::Error>> {
-    let text = std::fs::read_to_string(path)?;
+    let text = match path == std::path::Path::new("-") {
+        true => std::io::read_to_string(std::io::stdin().take(SPEC_MAX))?,
+        false => std::fs::read_to_string(path)?,
+    };
     Ok(casemate_vmm::run(&VmSpec::parse(&text)?)?)
 }
+
+/// Longest specification that is read from standard input.
+const SPEC_MAX: u64 = 1 << 20;
 
 /// A thread that fails must not leave a machine running half-watched.
 fn abort_on_panic() {
