@@ -217,11 +217,11 @@ fn a_model_and_a_host_make_a_microvm_and_no_more() {
     let appraisal = judge(vec![snp(|_| {}), host(|_| {})], "");
     assert_eq!(appraisal.hardware(), Hardware::Model);
     assert_eq!(appraisal.boundary(), Boundary::MicroVm);
-    assert_eq!(appraisal.properties().to_string(), "{own_kernel, mediated, attested_fresh}");
+    assert_eq!(appraisal.properties().to_string(), "{own_kernel, mediated}");
     assert!(appraisal.affirmed(Risk::Medium).is_ok());
     let denial = appraisal.affirmed(Risk::High).unwrap_err();
     assert_eq!(denial.rule, "risk.high.properties");
-    assert!(denial.hint.starts_with("{operator_excluded, debug_off}"), "{denial}");
+    assert!(denial.hint.starts_with("{attested_fresh, operator_excluded, debug_off}"), "{denial}");
     let tee = judge(vec![snp(|_| {}), host(|_| {})], "[risk.low]\nboundary = \"tee\"\n");
     assert_eq!(tee.affirmed(Risk::Low).unwrap_err().rule, "risk.low.boundary");
 }

@@ -171,9 +171,6 @@ impl Findings {
         self.anchor = Some(anchor.clone());
         self.measurement = Some(cpu.measurement);
         self.fresh |= cpu.fresh;
-        if cpu.fresh {
-            self.proved.insert(Property::AttestedFresh);
-        }
         if anchor.kind != AnchorKind::Hardware {
             // A model's word is about formats. It proves nothing about the
             // machine, not even that debugging is off.
@@ -181,6 +178,9 @@ impl Findings {
             return;
         }
         self.hardware = Hardware::Genuine;
+        if cpu.fresh {
+            self.proved.insert(Property::AttestedFresh);
+        }
         self.proved.insert(Property::OwnKernel);
         self.proved.insert(Property::HardwareVirtualization);
         self.proved.insert(Property::DeviceIsolation);
@@ -315,9 +315,14 @@ impl Appraisal {
     pub fn label(&self) -> String {
         let anchor = self.anchor.as_ref().map_or("nobody", |anchor| anchor.label.as_str());
         match (self.hardware, self.host.as_deref()) {
-            (Hardware::Genuine, _) => {
+            (Hardware::Genuine, _) if self.boundary == Boundary::Tee => {
                 format!("{}, proved by hardware under {anchor}", self.boundary)
             }
+            (Hardware::Genuine, host) => format!(
+                "{}, claimed by host {}; hardware under {anchor}, but the guest may be debugged",
+                self.boundary,
+                host.unwrap_or("(none)")
+            ),
             (Hardware::Model, host) => format!(
                 "{}, claimed by host {}; model, not hardware, under {anchor}",
                 self.boundary,
