@@ -10,6 +10,7 @@ mod grant;
 mod image;
 mod log;
 mod machine;
+mod measure;
 mod operator;
 mod receipt;
 mod run;
@@ -17,9 +18,12 @@ mod secret;
 mod service;
 mod table;
 mod verifier;
+mod verify;
 
 use std::process::ExitCode;
 
+use casemate_host::LaunchError;
+use casemate_verifier::AdminError;
 use clap::{Parser, Subcommand};
 
 /// A confidential-computing sandbox for AI agents: run it, verify it, prove what it did.
@@ -63,6 +67,11 @@ enum Verb {
     /// What the gateway recorded.
     #[command(subcommand)]
     Log(log::Verb),
+    /// Judges evidence offline: SNP reports, TDX quotes, envelopes, bundles.
+    Verify(verify::Arguments),
+    /// Computes what a launch must measure to, and explains a digest that differs.
+    #[command(subcommand)]
+    Measure(measure::Verb),
     /// The proof of one call.
     #[command(subcommand)]
     Receipt(receipt::Verb),
@@ -74,7 +83,25 @@ pub(crate) enum Answer {
     Yes,
     /// 1: refused, or not verified.
     No,
+    /// 2: what it would take to tell was not given.
+    Unknown,
 }
+
+impl Answer {
+    /// The answer's name in JSON.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Unknown => "could not tell",
+        }
+    }
+}
+
+/// A service, or this host, that understood and said no.
+#[derive(Debug, thiserror::Error)]
+#[error("refused: {0}")]
+pub(crate) struct Refused(pub(crate) String);
 
 fn main() -> ExitCode {
     let answer = match Cli::parse().verb {
@@ -90,14 +117,24 @@ fn main() -> ExitCode {
         Verb::Gateway(verb) => gateway::run(&verb),
         Verb::Grant(verb) => grant::run(&verb),
         Verb::Log(verb) => log::run(&verb),
+        Verb::Verify(arguments) => verify::run(&arguments),
+        Verb::Measure(verb) => measure::run(&verb),
         Verb::Receipt(verb) => receipt::run(&verb),
     };
     match answer {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
+        Ok(Answer::Unknown) => ExitCode::from(2),
         Err(error) => {
-            eprintln!("casemate: {error:#}");
-            ExitCode::from(2)
+            eprintln!("casemate: {}", table::plain(&format!("{error:#}")));
+            ExitCode::from(if is_refusal(&error) { 1 } else { 2 })
         }
     }
+}
+
+/// Whether an error is a clear no, and not a failure to find out.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    error.is::<Refused>()
+        || matches!(error.downcast_ref(), Some(LaunchError::Unbuildable { .. }))
+        || matches!(error.downcast_ref(), Some(AdminError::Refused(_)))
 }

@@ -6,7 +6,7 @@ use anyhow::bail;
 use casemate_gateway::{Client, Command, Reply};
 use clap::Args;
 
-use crate::{Answer, service};
+use crate::{Answer, Refused, service};
 
 /// Which gateway: its operator socket.
 #[derive(Args)]
@@ -20,7 +20,7 @@ impl Admin {
     /// Asks the gateway; a refusal is an error that says why.
     pub(crate) fn ask(&self, command: &Command) -> anyhow::Result<Reply> {
         match service::block_on(Client::call(&self.admin, command))?? {
-            Reply::Refused(reason) => bail!("the gateway refused: {reason}"),
+            Reply::Refused(reason) => Err(Refused(reason).into()),
             reply => Ok(reply),
         }
     }

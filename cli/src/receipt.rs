@@ -13,6 +13,7 @@ use clap::Subcommand;
 
 use crate::Answer;
 use crate::operator::Admin;
+use crate::table::plain;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -77,7 +78,7 @@ fn verify(file: &Path, trust: &Path, json: bool) -> anyhow::Result<Answer> {
 
 fn print(tree: &VerificationTree) {
     let colour = std::io::stdout().is_terminal();
-    println!("{}", tree.subject);
+    println!("{}", plain(&tree.subject));
     for (at, check) in tree.checks.iter().enumerate() {
         print_check(check, "", at + 1 == tree.checks.len(), colour);
     }
@@ -100,7 +101,7 @@ fn print_check(check: &Check, indent: &str, last: bool, colour: bool) {
         _ if check.actual.is_empty() => String::new(),
         _ => format!(": {}", check.actual),
     };
-    println!("{indent}{branch}{mark} {}{detail}", check.title);
+    println!("{indent}{branch}{mark} {}{}", check.title, plain(&detail));
     for (at, child) in check.checks.iter().enumerate() {
         print_check(child, &format!("{indent}{below}"), at + 1 == check.checks.len(), colour);
     }

@@ -8,6 +8,7 @@ use casemate_host::{Accelerator, Exit, Host, HostConfig, Machine, MachineSpec, S
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::table::plain;
 use crate::{Answer, service};
 
 #[derive(Args)]
@@ -130,6 +131,6 @@ fn tell(json: bool, event: &str, facts: Value) {
     if json {
         println!("{}", json!({"event": event, "facts": facts}));
     } else {
-        println!("{event:<16} {facts}");
+        println!("{:<16} {}", plain(event), plain(&facts.to_string()));
     }
 }

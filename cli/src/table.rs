@@ -5,8 +5,15 @@ pub(crate) fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut lines = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
     lines.extend(rows);
     for line in render(&lines) {
-        println!("{line}");
+        println!("{}", plain(&line));
     }
+}
+
+/// Text from elsewhere, as a terminal may be given it: control characters, which
+/// could move the cursor and paint over what was printed, are replaced.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
 }
 
 fn render(lines: &[Vec<String>]) -> Vec<String> {
@@ -26,6 +33,11 @@ fn render(lines: &[Vec<String>]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn text_from_elsewhere_cannot_paint() {
+        assert_eq!(super::plain("\u{1b}[2Aok\u{9b}\r"), "\u{fffd}[2Aok\u{fffd}\u{fffd}");
+    }
+
     #[test]
     fn columns_line_up() {
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();

@@ -15,6 +15,7 @@ pub(crate) fn show(stage: &mut Stage, machine: &Machine) -> anyhow::Result<()> {
     stage.say(format!("anchor       {}", fact(&attested, "anchor")?));
     anyhow::ensure!(fact(&attested, "hardware")? == "model", "a model passed for something else");
     anyhow::ensure!(fact(&attested, "boundary")? == "microvm", "a model earned a boundary");
+    stage.holds("the host's claim of the boundary is signed, and bound to this challenge");
     stage.holds("one verifying code path; the verdict says: model, not hardware");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Step 2: a real microVM, and the host's signed word on what it built.
+//! Step 2: a real microVM, and what the host says that it built.
 
 use super::stage::Stage;
 use super::watch::{Machine, fact, part};
@@ -21,6 +21,6 @@ pub(crate) fn start(stage: &mut Stage, _world: &World) -> anyhow::Result<Machine
         part(&facts, "properties")?
     ));
     anyhow::ensure!(fact(&facts, "boundary")? == "microvm", "another boundary than was built");
-    stage.holds("the label is what was built: microvm, by the host's signed claim");
+    stage.holds("the label is what was built, and no more: microvm, without hardware's word");
     Ok(machine)
 }

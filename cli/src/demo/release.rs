@@ -14,7 +14,12 @@ pub(crate) fn show(stage: &mut Stage, world: &World, machine: &Machine) -> anyho
     stage.holds(format!("{MEDIUM_SECRET} (medium risk) released under a lease"));
     let refused = machine.wait(stage, "secret-refused")?;
     anyhow::ensure!(fact(&refused, "name")? == HIGH_SECRET, "another secret was refused");
-    explain(stage, part(&refused, "denial")?)?;
+    let denial = part(&refused, "denial")?;
+    anyhow::ensure!(
+        fact(denial, "code")? == "risk-refused",
+        "refused for another reason: {denial}"
+    );
+    explain(stage, denial)?;
     stage.holds(format!("{HIGH_SECRET} (high risk) refused at this boundary"));
     let leases = stage.must(&["secret", "leases", "--admin", &world.socket("verifier-admin")])?;
     anyhow::ensure!(leases.lines().count() == 1, "expected one lease, got:\n{leases}");

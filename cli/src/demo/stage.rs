@@ -122,7 +122,10 @@ impl Stage {
     pub(crate) fn spawn(&mut self, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
         self.show(arguments);
         let log = File::create(self.path(&format!("{name}.log")))?;
-        let child = Command::new(&self.program)
+        // A service dies with the demo, also when the demo is killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(&self.program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -1,0 +1,215 @@
+//! What was given, sorted by what it is: told by content, never by name.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use casemate_attestation::tdx::Collateral;
+use casemate_attestation::x509::Crl;
+use casemate_attestation::{
+    Bundle, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind,
+};
+
+/// One machine's evidence and what supports it.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    /// The evidence, the lead item first.
+    pub(crate) evidence: Evidence,
+    /// The endorsements that came beside it.
+    pub(crate) endorsements: Endorsements,
+    /// A bundle, which brings everything with it.
+    pub(crate) bundle: Option<Bundle>,
+    /// Files of a directory that were passed over, and why.
+    pub(crate) notes: Vec<String>,
+    collateral: Collateral,
+}
+
+/// More than one file of these kinds ever needs.
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+const MAX_FILES: usize = 64;
+const REPORT_BYTES: usize = 1184;
+
+impl Gathered {
+    /// Reads everything under `paths`.
+    pub(crate) fn from_paths(paths: &[PathBuf]) -> anyhow::Result<Self> {
+        let mut gathered = Self::default();
+        for path in paths {
+            if path == Path::new("-") {
+                let mut bytes = Vec::new();
+                std::io::stdin().take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+                gathered.must_take("standard input", bytes)?;
+            } else if path.is_dir() {
+                gathered.take_folder(path)?;
+            } else {
+                gathered.must_take(&path.display().to_string(), read(path)?)?;
+            }
+        }
+        gathered.finish()
+    }
+
+    fn take_folder(&mut self, folder: &Path) -> anyhow::Result<()> {
+        let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+        let mut files: Vec<PathBuf> = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_file())
+            .take(MAX_FILES + 1)
+            .collect();
+        if files.len() > MAX_FILES {
+            bail!("{}: expected at most {MAX_FILES} files", folder.display());
+        }
+        files.sort();
+        for path in files {
+            if !self.take(read(&path)?) {
+                self.notes.push(format!("{}: of no kind that is known here", path.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that was named must be of use.
+    fn must_take(&mut self, name: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
+        if !self.take(bytes) {
+            bail!(
+                "{name}: expected evidence (SNP report, TDX quote, event log, envelope), a bundle, \
+                 or endorsements (certificates, CRL, certificate table, TDX collateral, manifest)"
+            );
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: Vec<u8>) -> bool {
+        if let Ok(bundle) = Bundle::decode(&bytes) {
+            self.bundle = Some(bundle);
+        } else if let Ok(evidence) = Evidence::decode(&bytes) {
+            self.evidence.items.extend(evidence.items);
+        } else if let Some(kind) = evidence_kind(&bytes) {
+            let endorsements = Vec::new();
+            self.evidence.items.push(EvidenceItem { kind, evidence: bytes, endorsements });
+        } else if let Some(kind) = endorsement_kind(&bytes) {
+            self.endorsements.items.push((kind, bytes));
+        } else {
+            return self.take_collateral(bytes);
+        }
+        true
+    }
+
+    /// Intel's collateral comes in parts; which part, its own keys say.
+    fn take_collateral(&mut self, bytes: Vec<u8>) -> bool {
+        let has = |key: &str| bytes.windows(key.len()).any(|window| window == key.as_bytes());
+        if !bytes.starts_with(b"{") {
+            return false;
+        }
+        if has("\"tcbInfo\"") {
+            self.collateral.tcb_info = bytes;
+        } else if has("\"enclaveIdentity\"") {
+            self.collateral.qe_identity = bytes;
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn finish(mut self) -> anyhow::Result<Self> {
+        if self.bundle.is_some() && !self.evidence.items.is_empty() {
+            bail!("expected a bundle or evidence, got both: verify them one by one");
+        }
+        if self.bundle.is_none() && self.evidence.items.is_empty() {
+            bail!("expected evidence or a bundle, got only endorsements");
+        }
+        // The CPU's evidence leads, its event log follows.
+        self.evidence.items.sort_by_key(|item| item.kind);
+        if !self.collateral.tcb_info.is_empty() {
+            self.finish_collateral();
+        }
+        Ok(self)
+    }
+
+    /// Chains and CRLs that came beside TDX collateral belong to it.
+    fn finish_collateral(&mut self) {
+        let mut collateral = std::mem::take(&mut self.collateral);
+        for (kind, bytes) in &self.endorsements.items {
+            match kind {
+                EndorsementKind::CertificateChain => {
+                    collateral.tcb_signing_chain.clone_from(bytes);
+                }
+                EndorsementKind::Crl if is_root_crl(bytes) => collateral.root_crl.clone_from(bytes),
+                EndorsementKind::Crl => collateral.pck_crls.push(bytes.clone()),
+                _ => {}
+            }
+        }
+        self.endorsements.items.push((EndorsementKind::TdxCollateral, collateral.encode()));
+    }
+}
+
+fn evidence_kind(bytes: &[u8]) -> Option<EvidenceKind> {
+    let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+    if bytes.len() == REPORT_BYTES && word(0).is_some_and(|version| version < 16) {
+        return Some(EvidenceKind::SnpReport);
+    }
+    // Quote header: version 4 or 5, TEE type 0x81 at offset 4.
+    let version = word(0).map(|word| word & 0xffff);
+    if matches!(version, Some(4 | 5)) && word(4) == Some(0x81) {
+        return Some(EvidenceKind::TdxQuote);
+    }
+    // The first entry of a TCG log: register 0, EV_NO_ACTION, "Spec ID Event03".
+    let log = word(4) == Some(3) && bytes.get(32..47) == Some(b"Spec ID Event03");
+    log.then_some(EvidenceKind::EventLog)
+}
+
+fn endorsement_kind(bytes: &[u8]) -> Option<EndorsementKind> {
+    if bytes.starts_with(b"-----BEGIN CERTIFICATE") {
+        return Some(EndorsementKind::CertificateChain);
+    }
+    if bytes.starts_with(b"-----BEGIN X509 CRL") || Crl::parse(bytes).is_ok() {
+        return Some(EndorsementKind::Crl);
+    }
+    if casemate_attestation::x509::Certificate::parse(bytes).is_ok() {
+        return Some(EndorsementKind::CertificateChain);
+    }
+    if casemate_attestation::snp::table::entries(bytes).is_ok_and(|entries| !entries.is_empty()) {
+        return Some(EndorsementKind::SnpCertTable);
+    }
+    let manifest = bytes.windows(16).take(4096).any(|window| window == b"SoftwareIdentity");
+    manifest.then_some(EndorsementKind::Rim)
+}
+
+/// Intel's root signs its CRL itself, under its own name.
+fn is_root_crl(bytes: &[u8]) -> bool {
+    let name = b"Intel SGX Root CA";
+    bytes.windows(name.len()).any(|window| window == name)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let context = || format!("cannot read {}", path.display());
+    let size = std::fs::metadata(path).with_context(context)?.len();
+    if size > MAX_FILE_BYTES {
+        bail!("{}: expected at most {MAX_FILE_BYTES} bytes, got {size}", path.display());
+    }
+    std::fs::read(path).with_context(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_told_by_content() {
+        let mut report = vec![0; REPORT_BYTES];
+        report[0] = 3;
+        assert_eq!(evidence_kind(&report), Some(EvidenceKind::SnpReport));
+        let mut quote = vec![0; 700];
+        quote[0] = 4;
+        quote[4] = 0x81;
+        assert_eq!(evidence_kind(&quote), Some(EvidenceKind::TdxQuote));
+        assert_eq!(evidence_kind(b"hello"), None);
+        assert_eq!(endorsement_kind(b"hello"), None);
+        let pem = b"-----BEGIN CERTIFICATE-----";
+        assert_eq!(endorsement_kind(pem), Some(EndorsementKind::CertificateChain));
+    }
+
+    #[test]
+    fn endorsements_alone_are_no_evidence() {
+        assert!(Gathered::default().finish().is_err());
+    }
+}

@@ -1,0 +1,112 @@
+//! `casemate verify`: judge evidence offline, whatever it comes in.
+//!
+//! Files, directories and standard input; kinds are told apart by content. All
+//! that is given is one machine's: its evidence, and endorsements for it.
+
+mod gather;
+mod print;
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use casemate_attestation::{
+    Appraisal, Expected, Policy, ReferenceValues, TrustAnchors, UnixTime, appraise, verify,
+};
+use clap::Args;
+
+use crate::Answer;
+use gather::Gathered;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Evidence, endorsements, bundles, or directories of them; `-` is standard input.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Trust anchors (docs/formats/trust-anchors.md); the vendors' roots if not given.
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
+    /// The appraisal policy (docs/formats/policy.md); the strict defaults if not given.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Reference values of the images to accept.
+    #[arg(long, value_name = "FILE")]
+    reference: Option<PathBuf>,
+    /// The 64 bytes that the evidence must carry, in hex.
+    #[arg(long, value_name = "HEX")]
+    report_data: Option<String>,
+    /// The time to judge at, seconds since 1970; now if not given. Bundles have their own.
+    #[arg(long, value_name = "SECONDS")]
+    at: Option<u64>,
+    /// The result as JSON, version 1.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
+    let anchors = match &arguments.trust {
+        Some(path) => TrustAnchors::from_toml(&read(path)?)?,
+        None => TrustAnchors::vendor(),
+    };
+    let gathered = Gathered::from_paths(&arguments.paths)?;
+    for note in &gathered.notes {
+        eprintln!("casemate: {note}");
+    }
+    if let Some(bundle) = &gathered.bundle {
+        return match bundle.reverify(&anchors) {
+            Ok(appraisal) => Ok(print::appraisal(&appraisal, &[], arguments.json)),
+            Err(error) => Ok(print::refusal("bundle", &error.to_string(), arguments.json)),
+        };
+    }
+    let now = UnixTime(arguments.at.map_or_else(clock, Ok)?);
+    let claims = match verify(&gathered.evidence, &anchors, &gathered.endorsements, now) {
+        Ok(claims) => claims,
+        Err(error) => {
+            let code = error.reason.code();
+            return Ok(print::refusal(code, &error.to_string(), arguments.json));
+        }
+    };
+    let policy = Policy::from_toml(&text_of(arguments.policy.as_ref())?)?;
+    let references = ReferenceValues::from_toml(&text_of(arguments.reference.as_ref())?)?;
+    let expected = expected(arguments)?;
+    let appraisal = appraise(&claims, &policy, &references, expected, now);
+    Ok(print::appraisal(&appraisal, &undecided(arguments, &appraisal), arguments.json))
+}
+
+/// The rules that failed only because what they compare with was not given:
+/// neither yes nor no.
+fn undecided(arguments: &Arguments, appraisal: &Appraisal) -> Vec<&'static str> {
+    let fresh = ["evidence.bound"].as_slice();
+    let image = ["snp.measurement", "tdx.measurement", "host.launch"].as_slice();
+    let mut open = Vec::new();
+    if arguments.report_data.is_none() {
+        open.extend_from_slice(fresh);
+    }
+    if arguments.reference.is_none() {
+        open.extend_from_slice(image);
+    }
+    let failed = |rule: &&'static str| appraisal.failures().any(|check| check.rule == *rule);
+    open.into_iter().filter(failed).collect()
+}
+
+fn expected(arguments: &Arguments) -> anyhow::Result<Expected<'static>> {
+    let Some(text) = &arguments.report_data else { return Ok(Expected::Nothing) };
+    let bytes: Vec<u8> = hex::decode(text).context("--report-data")?;
+    let length = bytes.len();
+    match <[u8; 64]>::try_from(bytes) {
+        Ok(bytes) => Ok(Expected::ReportData(bytes)),
+        Err(_) => bail!("--report-data: expected 64 bytes, got {length}"),
+    }
+}
+
+fn clock() -> anyhow::Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
+}
+
+fn text_of(path: Option<&PathBuf>) -> anyhow::Result<String> {
+    path.map_or_else(|| Ok(String::new()), read)
+}
+
+fn read(path: &PathBuf) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
