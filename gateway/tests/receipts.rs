@@ -28,6 +28,16 @@ const MEASUREMENT: [u8; 48] = [9; 48];
 
 /// A sandbox as the verifier would admit it, with evidence by the model.
 fn attested(house: &House, model: &PspModel) -> Credential {
+    attested_at(house, model, now(), |_| ())
+}
+
+/// The same, verified at `time`, with a certificate that `change` has changed.
+fn attested_at(
+    house: &House,
+    model: &PspModel,
+    time: UnixTime,
+    change: impl FnOnce(&mut rcgen::CertificateParams),
+) -> Credential {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let binding = Binding {
         nonce: vec![1; 32],
@@ -47,7 +57,7 @@ fn attested(house: &House, model: &PspModel) -> Credential {
     };
     let anchors = TrustAnchors::from_toml(&model.anchor_toml("dev model")).unwrap();
     let none = Endorsements::default();
-    let claims = verify(&evidence, &anchors, &none, now()).unwrap();
+    let claims = verify(&evidence, &anchors, &none, time).unwrap();
     let references = ReferenceValues::from_toml(&format!(
         "[[image]]\nlabel = \"demo\"\nproperties = [\"own_kernel\", \"mediated\"]\n\
          snp_measurements = [\"{}\"]\n",
@@ -55,7 +65,7 @@ fn attested(house: &House, model: &PspModel) -> Credential {
     ))
     .unwrap();
     let policy = Policy::default();
-    let appraisal = appraise(&claims, &policy, &references, &binding, now());
+    let appraisal = appraise(&claims, &policy, &references, &binding, time);
     let bundle = Bundle::new(&evidence, &binding, &none, &policy, &references, &appraisal);
     let claims = IdentityClaims {
         epoch: 1,
@@ -67,7 +77,7 @@ fn attested(house: &House, model: &PspModel) -> Credential {
         anchor: "dev model".to_owned(),
         hardware: "model".to_owned(),
     };
-    let credential = house.authority.identity_of(&pair, claims, |_| ());
+    let credential = house.authority.identity_of(&pair, claims, change);
     Credential { bundle: bundle.encode(), ..credential }
 }
 
@@ -152,6 +162,43 @@ async fn an_allowed_and_a_denied_call_are_proved_and_each_changed_byte_is_seen()
     flip_every_byte(&allowed, &trust);
     splice(&allowed, &denied, &trust);
     distrust(&allowed, &trust);
+    pin(&allowed, &trust);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_certificate_does_not_rest_on_old_evidence() {
+    let scene = Scene::new().await;
+    let signed = text::base64url(&scene.house.sign(grant(&["fx.echo"], 1)));
+    Client::call(&scene.socket(), &Command::GrantAdd { grant: signed }).await.unwrap();
+    let old = UnixTime(now().0 - 3600);
+    let start = i64::try_from(now().0 - 600).unwrap();
+    let credential = attested_at(&scene.house, &scene.model, old, |params| {
+        params.not_before = time::OffsetDateTime::from_unix_timestamp(start).unwrap();
+    });
+    let sandbox = credential.sandbox.clone();
+    let mut port = scene.house.port(&scene.gateway, credential).await;
+    port.call("fx.echo", no_arguments()).await.unwrap();
+    let tree = receipt::verify(&scene.receipt(&sandbox, 1).await, &scene.trust());
+    assert_eq!(tree.failures(), ["attestation.time"], "{tree}");
+}
+
+/// A trust file can say which policy and reference values it accepts.
+fn pin(receipt: &[u8], trust: &TrustFile) {
+    let bundle = Bundle::decode(&Receipt::decode(receipt).unwrap().bundle).unwrap();
+    let policy = casemate_ledger::digest(bundle.policy.as_bytes());
+    let reference = casemate_ledger::digest(bundle.references.as_bytes());
+    let pinned = |policy, reference| TrustFile {
+        policy_sha256: Some(policy),
+        reference_sha256: Some(reference),
+        ..trust.clone()
+    };
+    let open = receipt::verify(receipt, trust).to_string();
+    assert!(open.contains("are the ones you want") && open.contains(&text::hex(&policy)), "{open}");
+    let tree = receipt::verify(receipt, &pinned(policy, reference));
+    assert!(tree.holds() && !tree.to_string().contains("are the ones you want"), "{tree}");
+    let tree = receipt::verify(receipt, &pinned(reference, policy));
+    let both = ["attestation.policy-pinned", "attestation.reference-pinned"];
+    assert_eq!(tree.failures(), both, "{tree}");
 }
 
 /// No byte of a receipt can change without a check that says so. Large parts
@@ -192,6 +239,10 @@ fn splice(one: &[u8], other: &[u8], trust: &TrustFile) {
     moved.decision.index += 1;
     let tree = receipt::verify(&moved.encode(), trust);
     assert!(tree.failures().contains(&"log.decision"), "{tree}");
+    let mut late = read.clone();
+    late.grant.as_mut().unwrap().index = late.decision.index;
+    let tree = receipt::verify(&late.encode(), trust);
+    assert!(tree.failures().contains(&"grant.order"), "{tree}");
 }
 
 /// An auditor who trusts other keys is told which one failed.

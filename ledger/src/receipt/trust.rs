@@ -22,6 +22,10 @@ pub struct TrustFile {
     pub issuers: BTreeMap<String, [u8; 32]>,
     /// Where evidence may end: vendors' roots, local models, enrolled hosts.
     pub anchors: TrustAnchors,
+    /// SHA-256 of the one appraisal policy that evidence may have been judged by.
+    pub policy_sha256: Option<[u8; 32]>,
+    /// SHA-256 of the one set of reference values, likewise.
+    pub reference_sha256: Option<[u8; 32]>,
 }
 
 /// Why a trust file is not used.
@@ -58,6 +62,10 @@ struct Form {
     identity_ca: String,
     /// The text of a trust anchor file.
     trust_anchors: String,
+    /// SHA-256 of the appraisal policy's text in hex.
+    policy_sha256: Option<String>,
+    /// SHA-256 of the reference values' text in hex.
+    reference_sha256: Option<String>,
     /// Who may sign grants.
     #[serde(default, rename = "issuer")]
     issuers: Vec<Issuer>,
@@ -80,6 +88,8 @@ impl TrustFile {
             certificates_from_pem(form.identity_ca.as_bytes(), PemLimits::CHAIN)?;
         let identity_ca = certificates.remove(0);
         identity_ca.check_ca()?;
+        let digest =
+            |field, hex: &Option<String>| hex.as_deref().map(|h| key(field, h)).transpose();
         Ok(Self {
             log: VerifierKey::parse(&form.log)?,
             gateway_key: key("gateway_key", &form.gateway_key)?,
@@ -91,6 +101,8 @@ impl TrustFile {
                 .collect::<Result<_, TrustError>>()?,
             anchors: TrustAnchors::from_toml(&form.trust_anchors)
                 .map_err(|error| TrustError::Anchors(error.to_string()))?,
+            policy_sha256: digest("policy_sha256", &form.policy_sha256)?,
+            reference_sha256: digest("reference_sha256", &form.reference_sha256)?,
         })
     }
 }

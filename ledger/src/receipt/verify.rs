@@ -32,7 +32,7 @@ pub fn verify(bytes: &[u8], trust: &TrustFile) -> VerificationTree {
     if let Some(invocation) = &invocation {
         checks.push(grant_checks(&receipt, trust, &decision, invocation, identity.as_ref()));
     }
-    checks.push(scope_checks());
+    checks.push(scope_checks(trust));
     let subject = subject(&decision, outcome.as_deref());
     VerificationTree { subject, checks }
 }
@@ -274,9 +274,8 @@ fn attestation_checks(receipt: &Receipt, trust: &TrustFile, identity: Option<&Id
         text::hex(&claims.bundle),
         text::hex(&crate::digest(&receipt.bundle)),
     )];
-    let bundle = Bundle::decode(&receipt.bundle);
-    let verified =
-        bundle.and_then(|bundle| Ok((bundle.binding()?, bundle.reverify(&trust.anchors)?)));
+    let verified = Bundle::decode(&receipt.bundle)
+        .and_then(|bundle| Ok((bundle.binding()?, bundle.reverify(&trust.anchors)?, bundle)));
     match verified {
         Err(error) => checks.push(Check::fail(
             "attestation.evidence",
@@ -284,15 +283,17 @@ fn attestation_checks(receipt: &Receipt, trust: &TrustFile, identity: Option<&Id
             "evidence that verifies",
             error,
         )),
-        Ok((binding, appraisal)) => {
+        Ok((binding, appraisal, bundle)) => {
             checks.push(anchor(&appraisal));
+            checks.push(same_age(receipt, trust, bundle.time));
             checks.push(Check::equal(
                 "attestation.key",
                 "evidence is bound to the caller's key and epoch",
                 format!("{} epoch {}", text::hex(&identity.key), claims.epoch),
                 format!("{} epoch {}", text::hex(&binding.identity_key), binding.epoch),
             ));
-            checks.extend(appraisal_checks(identity, &appraisal));
+            checks.extend(appraisal_checks(identity, &appraisal, &bundle));
+            checks.extend(pinned_checks(trust, &bundle));
         }
     }
     Check::group("attestation", "attestation", checks)
@@ -309,13 +310,62 @@ fn anchor(appraisal: &Appraisal) -> Check {
     Check::pass("attestation.evidence", "evidence verifies again under the trust anchors", words)
 }
 
+/// Evidence of another age is not what a certificate of today rests on.
+fn same_age(receipt: &Receipt, trust: &TrustFile, time: UnixTime) -> Check {
+    const ID: &str = "attestation.time";
+    const TITLE: &str = "certificate valid when its evidence was verified";
+    match Identity::verify(&receipt.certificate, &trust.identity_ca, time) {
+        Ok(_) => Check::pass(ID, TITLE, time),
+        Err(error) => Check::fail(ID, TITLE, format!("a certificate valid at {time}"), error),
+    }
+}
+
+/// The policy and the reference values are the auditor's, where the auditor says which.
+fn pinned_checks(trust: &TrustFile, bundle: &Bundle) -> Vec<Check> {
+    let pins = [
+        (
+            "attestation.policy-pinned",
+            "the trust file's policy",
+            trust.policy_sha256,
+            &bundle.policy,
+        ),
+        (
+            "attestation.reference-pinned",
+            "the trust file's reference values",
+            trust.reference_sha256,
+            &bundle.references,
+        ),
+    ];
+    pins.into_iter()
+        .filter_map(|(id, title, pin, found)| {
+            let found = text::hex(&crate::digest(found.as_bytes()));
+            pin.map(|pin| Check::equal(id, title, text::hex(&pin), found))
+        })
+        .collect()
+}
+
+/// The launch measurement that was certified is the one that evidence `proved`.
+fn measurement(certified: &[u8], proved: Option<&[u8]>) -> Check {
+    const ID: &str = "attestation.measurement";
+    const TITLE: &str = "launch measurement";
+    if certified.is_empty() && proved.is_none_or(<[u8]>::is_empty) {
+        return Check::not_checkable(ID, TITLE, "no CPU evidence; the launch is the host's word");
+    }
+    Check::equal(ID, TITLE, text::hex(certified), text::hex(proved.unwrap_or_default()))
+}
+
 /// What the evidence proves is what the certificate says.
-fn appraisal_checks(identity: &Identity, appraisal: &Appraisal) -> Vec<Check> {
+fn appraisal_checks(identity: &Identity, appraisal: &Appraisal, bundle: &Bundle) -> Vec<Check> {
     let claims = &identity.claims;
     let failed: Vec<&str> = appraisal.failures().map(|check| check.rule).collect();
     let rules = if failed.is_empty() {
         let image = appraisal.image().unwrap_or("none");
-        let actual = format!("every rule of {} holds, image {image}", appraisal.policy());
+        let actual = format!(
+            "every rule of {} holds, image {image}, policy {}, reference values {}",
+            appraisal.policy(),
+            text::hex(&crate::digest(bundle.policy.as_bytes())),
+            text::hex(&crate::digest(bundle.references.as_bytes())),
+        );
         Check::pass("attestation.policy", "appraisal policy", actual)
     } else {
         let actual = format!("failed: {}", failed.join(", "));
@@ -323,12 +373,7 @@ fn appraisal_checks(identity: &Identity, appraisal: &Appraisal) -> Vec<Check> {
     };
     vec![
         rules,
-        Check::equal(
-            "attestation.measurement",
-            "launch measurement",
-            text::hex(&claims.measurement),
-            text::hex(appraisal.measurement().unwrap_or_default()),
-        ),
+        measurement(&claims.measurement, appraisal.measurement()),
         Check::equal(
             "attestation.boundary",
             "boundary",
@@ -380,11 +425,23 @@ fn grant_checks(
             text::hex(&named.digest),
             text::hex(&grant.digest()),
         ));
+        checks.push(order(included, &receipt.decision));
         if decision.verdict.is_allow() {
             checks.push(coverage(&grant, decision, call, identity));
         }
     }
     group(checks)
+}
+
+/// A grant that came after the decision was not what allowed it.
+fn order(grant: &Included, decision: &Included) -> Check {
+    const ID: &str = "grant.order";
+    const TITLE: &str = "the grant was in the log before the decision";
+    if grant.index < decision.index {
+        Check::pass(ID, TITLE, format!("leaf {} before {}", grant.index, decision.index))
+    } else {
+        Check::fail(ID, TITLE, format!("a leaf before {}", decision.index), grant.index)
+    }
 }
 
 /// An allowed call is within the grant's subject, time, tools and boundary.
@@ -419,14 +476,37 @@ fn coverage(
 }
 
 /// What a single receipt cannot show, said rather than left out.
-fn scope_checks() -> Check {
+fn scope_checks(trust: &TrustFile) -> Check {
+    const WANTED: &str = "whether this policy and these reference values are the ones you want";
+    let pinned = trust.policy_sha256.is_some() && trust.reference_sha256.is_some();
+    let wanted = (!pinned).then_some((
+        "scope.policy",
+        WANTED,
+        "the trust file does not pin both policy_sha256 and reference_sha256",
+    ));
     let open = [
         ("scope.payload", "arguments and result", "only their commitments are in the receipt"),
         ("scope.sequence", "no call is missing before this one", "needs the sandbox's other calls"),
         ("scope.revocation", "grant not revoked before this call", "needs the log up to here"),
         ("scope.witness", "others see the same log", "no witness cosigned this checkpoint"),
     ];
-    let checks =
-        open.into_iter().map(|(id, title, why)| Check::not_checkable(id, title, why)).collect();
+    let open = wanted.into_iter().chain(open);
+    let checks = open.map(|(id, title, why)| Check::not_checkable(id, title, why)).collect();
     Check::group("scope", "beyond one receipt", checks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receipt::Outcome;
+
+    #[test]
+    fn no_measurement_is_no_proof_of_one() {
+        let nothing = measurement(&[], None);
+        assert_eq!(nothing.outcome, Outcome::NotCheckable);
+        assert!(nothing.actual.contains("the host's word"), "{}", nothing.actual);
+        assert_eq!(measurement(&[1], None).outcome, Outcome::Fail);
+        assert_eq!(measurement(&[], Some(&[1])).outcome, Outcome::Fail);
+        assert_eq!(measurement(&[1], Some(&[1])).outcome, Outcome::Pass);
+    }
 }
