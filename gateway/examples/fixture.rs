@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rmcp::handler::server::ServerHandler;
@@ -13,21 +14,35 @@ use rmcp::service::{RequestContext, RoleServer};
 use rmcp::{ErrorData, serve_server};
 use serde_json::{Value, json};
 
-struct Fixture;
+/// With whether the next list of tools fails.
+struct Fixture(AtomicBool);
 
-const TOOLS: [&str; 9] =
-    ["echo", "slow", "big", "number", "descriptors", "environment", "fail", "crash", "mark"];
+const TOOLS: [&str; 11] = [
+    "echo",
+    "slow",
+    "big",
+    "number",
+    "descriptors",
+    "environment",
+    "fail",
+    "crash",
+    "mark",
+    "shift",
+    "spawn",
+];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let service = serve_server(Fixture, rmcp::transport::stdio()).await?;
+    let service = serve_server(Fixture(AtomicBool::new(false)), rmcp::transport::stdio()).await?;
     service.waiting().await?;
     Ok(())
 }
 
 impl ServerHandler for Fixture {
     fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+        ServerConfig::new(
+            ServerCapabilities::builder().enable_tools().enable_tool_list_changed().build(),
+        )
     }
 
     async fn list_tools(
@@ -35,13 +50,16 @@ impl ServerHandler for Fixture {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
+        if self.0.swap(false, Ordering::AcqRel) {
+            return Err(ErrorData::internal_error("not now", None));
+        }
         Ok(ListToolsResult::with_all_items(TOOLS.map(tool).to_vec()))
     }
 
     async fn call_tool(
         &self,
         request: CallToolRequestParams,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let arguments = Value::Object(request.arguments.unwrap_or_default());
         let number = |key: &str| arguments.get(key).and_then(Value::as_u64).unwrap_or(0);
@@ -56,6 +74,14 @@ impl ServerHandler for Fixture {
             "environment" => format!("{:?}", std::env::vars().collect::<Vec<_>>()),
             "crash" => std::process::exit(3),
             "mark" => mark(&arguments),
+            "shift" => {
+                self.0.store(true, Ordering::Release);
+                let path = std::env::var_os("FIXTURE_DRIFT").unwrap_or_default();
+                let written = std::fs::write(path, "").is_ok();
+                let told = context.peer.notify_tool_list_changed().await.is_ok();
+                format!("{}", written && told)
+            }
+            "spawn" => spawn(),
             "fail" => return Ok(CallToolResult::error(vec![ContentBlock::text("no")]).into()),
             "number" => {
                 let odd = json!({"n": 9_007_199_254_740_993_u64});
@@ -93,4 +119,10 @@ fn mark(arguments: &Value) -> String {
         Ok(()) => "marked".to_owned(),
         Err(error) => error.to_string(),
     }
+}
+
+/// Starts a process that outlives this one if nobody ends it; says its number.
+fn spawn() -> String {
+    let child = std::process::Command::new("/bin/sleep").arg("300").spawn();
+    child.map_or_else(|error| error.to_string(), |child| child.id().to_string())
 }

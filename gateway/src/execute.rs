@@ -127,9 +127,14 @@ async fn server(
         "upstream_error"
     };
     let mut slot = slot.lock().await;
-    let usable = slot.as_ref().filter(|running| !running.is_over());
+    // Out of the slot while it is looked at: a look that fails, finds drift or is
+    // cut short takes the process with it, and no later call trusts it unseen.
+    let usable = slot.take().filter(|running| !running.is_over());
     let (running, look) = match usable {
-        Some(running) => (Arc::clone(running), running.take_changed()),
+        Some(running) => {
+            let changed = running.take_changed();
+            (running, changed)
+        }
         None => (Arc::new(Running::start(config).await.map_err(failed)?), true),
     };
     if look {

@@ -277,6 +277,38 @@ async fn a_tool_whose_definition_changes_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_fails_is_made_again_before_the_next_call() {
+    let (_scene, mut port) = Scene::with(grant(&["fx.echo", "fx.shift"], 9)).await;
+    assert_eq!(code(&port.call("fx.echo", no_arguments()).await.unwrap()), "none");
+    // It says that its tools changed, fails the next list, and offers another echo.
+    let told = port.call("fx.shift", no_arguments()).await.unwrap();
+    assert_eq!(text_of(&told), "true");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(code(&port.call("fx.echo", no_arguments()).await.unwrap()), "upstream_error");
+    assert_eq!(code(&port.call("fx.echo", no_arguments()).await.unwrap()), "tool_drift");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tool_server_started_ends_with_it() {
+    let (_scene, mut port) = Scene::with(grant(&["fx.spawn"], 1)).await;
+    let result = port.call("fx.spawn", no_arguments()).await.unwrap();
+    let status = format!("/proc/{}/status", text_of(&result).parse::<u32>().unwrap());
+    let runs = || {
+        let status = std::fs::read_to_string(&status).unwrap_or_default();
+        status.contains("sleep") && !status.contains("State:\tZ")
+    };
+    assert!(runs());
+    drop(port);
+    for _ in 0..100 {
+        if !runs() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    panic!("it still runs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replay_reorder_splice_and_fork_are_seen() {
     let (scene, mut port) = Scene::with(grant(&["fx.echo"], 50)).await;
     port.call("fx.echo", no_arguments()).await.unwrap();

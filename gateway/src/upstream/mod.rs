@@ -18,6 +18,7 @@ use rmcp::service::{
     ClientLifecycleMode, NotificationContext, RunningService, serve_client_with_lifecycle,
 };
 use rmcp::{ClientHandler, Peer, RoleClient};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Map, Value};
 use tokio::process::{Child, Command};
 
@@ -29,8 +30,12 @@ pub(crate) struct Running {
     changed: Arc<AtomicBool>,
     executable: [u8; 32],
     _service: RunningService<RoleClient, Handler>,
-    _child: Child,
+    _group: Group,
 }
+
+/// A server's process and all that it started in its process group, which end
+/// together.
+struct Group(Child);
 
 /// Why a tool server does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,8 +102,8 @@ impl Running {
 
     async fn start_slowly(config: &Upstream) -> Result<Self, UpstreamError> {
         let executable = program_digest(config).await?;
-        let mut child = spawn(config)?;
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        let mut group = Group(spawn(config)?);
+        let (Some(input), Some(output)) = (group.0.stdin.take(), group.0.stdout.take()) else {
             return Err(program_error(config, "no pipes"));
         };
         let line_limit = usize::try_from(config.max_result_bytes).unwrap_or(usize::MAX);
@@ -118,7 +123,7 @@ impl Running {
             changed,
             executable,
             _service: service,
-            _child: child,
+            _group: group,
         })
     }
 
@@ -170,6 +175,17 @@ impl Running {
             }
             Ok(_) => Err(UpstreamError::WantsInput { name: config.name.clone() }),
             Err(error) => Err(protocol(config, error)),
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The leader is not reaped before this, so that the number is still its own.
+        let leader = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(leader) = leader {
+            // An error says that none is left.
+            let _ = kill_process_group(leader, Signal::KILL);
         }
     }
 }

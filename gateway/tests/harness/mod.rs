@@ -182,7 +182,9 @@ impl House {
                 "environment",
                 "fail",
                 "crash",
-                "mark"
+                "mark",
+                "shift",
+                "spawn"
             ]
             .map(|name| format!("[[upstream.tool]]\nname = \"{name}\"\nrisk = \"low\"\n"))
             .concat()
