@@ -177,6 +177,8 @@ const MAX_REPLY_BYTES: u64 = 32 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 16;
 const MAX_ENTRIES: u64 = 256;
+/// How long to wait after an accept that failed, as it may at once again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Client {
     /// Sends `command` to the gateway whose socket is at `path`.
@@ -200,7 +202,16 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, listener: UnixListener) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // The mode of the socket says the same; this holds in the moment before it is set.
+        let own = rustix::process::geteuid().as_raw();
+        if !stream.peer_cred().is_ok_and(|peer| may_operate(peer.uid(), own)) {
+            tracing::warn!("operator's socket: expected the gateway's user or root");
+            continue;
+        }
         let gateway = Arc::clone(&gateway);
         tokio::spawn(async move {
             if let Err(error) = serve_one(&gateway, stream).await {
@@ -209,6 +220,11 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, listener: UnixListener) {
             drop(slot);
         });
     }
+}
+
+/// Whether the user `peer` may command a gateway that runs as `own`.
+fn may_operate(peer: u32, own: u32) -> bool {
+    peer == own || peer == 0
 }
 
 async fn serve_one(gateway: &Gateway, stream: UnixStream) -> std::io::Result<()> {
@@ -429,4 +445,16 @@ async fn log(gateway: &Gateway, from: u64, count: u64) -> Result<Reply, String> 
         entries.push(LogEntry { index, kind, text: leaf.describe() });
     }
     Ok(Reply::Log(entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_own_user_and_root_command() {
+        for (peer, own, may) in [(7, 7, true), (0, 7, true), (8, 7, false), (7, 0, false)] {
+            assert_eq!(may_operate(peer, own), may, "{peer} {own}");
+        }
+    }
 }

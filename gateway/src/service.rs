@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -206,7 +206,7 @@ impl Gateway {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
@@ -215,7 +215,7 @@ impl Gateway {
         }
         let ended = async { while tasks.len() > 1 && tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(STOP_GRACE, ended).await;
-        let _ = fs::remove_file(&self.config.admin_socket);
+        let _ = remove_socket(&self.config.admin_socket);
         Ok(())
     }
 
@@ -356,10 +356,23 @@ fn read_ca(path: &Path) -> Result<Certificate, Error> {
 fn listen_unix(path: &Path) -> Result<UnixListener, Error> {
     let system = |source| Error::System { what: path.display().to_string(), source };
     // The log's lock says that no other gateway runs on this state.
-    let _ = fs::remove_file(path);
+    remove_socket(path).map_err(system)?;
     let listener = UnixListener::bind(path).map_err(system)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(system)?;
     Ok(listener)
+}
+
+/// Removes a socket that is left at `path`. Any other file is somebody's.
+fn remove_socket(path: &Path) -> std::io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => Err(std::io::Error::new(
+            std::io::ErrorKind::AlreadyExists,
+            "expected a socket or nothing, got another kind of file",
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where ports come in.
@@ -400,5 +413,22 @@ impl Ports {
             }
             Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_makes_way_for_a_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        drop(listen_unix(&path).unwrap());
+        drop(listen_unix(&path).unwrap());
+        let other = directory.path().join("notes");
+        fs::write(&other, "mine").unwrap();
+        assert!(listen_unix(&other).unwrap_err().to_string().contains("expected a socket"));
+        assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
     }
 }

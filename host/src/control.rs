@@ -139,7 +139,11 @@ pub(crate) fn serve(shared: &Arc<Shared>) -> io::Result<()> {
                 accepted = listener.accept() => accepted,
                 _ = over.wait_for(|over| *over) => break,
             };
-            let Ok((stream, _)) = accepted else { continue };
+            let Ok((stream, _)) = accepted else {
+                // What failed, as for want of descriptors, may fail at once again.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
             let shared = Arc::clone(&shared);
             tokio::spawn(async move {
