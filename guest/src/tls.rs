@@ -2,6 +2,7 @@
 //! configuration pins. No resumption, no early data, no other version.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::Resumption;
@@ -11,8 +12,13 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+/// The longest wait for a handshake. The host relays its bytes, and can hold
+/// them back.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +48,12 @@ pub enum TlsError {
         peer: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// The peer did not finish the handshake in time.
+    #[error("TLS handshake with {peer}: timed out after {seconds} s", seconds = PATIENCE.as_secs())]
+    Timeout {
+        /// The peer's name.
+        peer: String,
     },
 }
 
@@ -80,9 +92,10 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     };
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
-    TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
+    let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    timeout(PATIENCE, handshake)
         .await
+        .map_err(|_| TlsError::Timeout { peer: peer.name.to_owned() })?
         .map_err(|source| TlsError::Handshake { peer: peer.name.to_owned(), source })
 }
 

@@ -23,6 +23,7 @@ use casemate_guest::gateway::{GatewayError, Tools, connect};
 use casemate_guest::host::Host;
 use casemate_guest::identity::Identity;
 use casemate_guest::release::{ReleaseError, Released};
+use casemate_guest::tls::TlsError;
 use casemate_ledger::cgp::error_code;
 use casemate_mux::Guest;
 use gateway::Gateway;
@@ -133,6 +134,27 @@ async fn evidence_earns_an_identity_and_a_secret() {
     let Released::Secret { value, lease } = released else { panic!("{released:?}") };
     assert_eq!((value.expose(), lease.as_str()), (&b"the secret"[..], "l1"));
     assert!(!format!("{value:?}").contains("the secret"));
+}
+
+/// The host accepts the stream and then relays nothing.
+#[tokio::test(start_paused = true)]
+async fn a_silent_verifier_is_not_waited_for() {
+    let (guest_end, host_end) = tokio::io::duplex(256 * 1024);
+    let mut host = casemate_mux::Host::start(host_end, ["verifier"]);
+    tokio::spawn(async move {
+        let stream = host.accept().await.unwrap().accept().await.unwrap();
+        std::future::pending::<()>().await;
+        drop((stream, host));
+    });
+    let ca = Ca::new();
+    let config = config::Verifier {
+        server_name: VERIFIER.to_owned(),
+        ca_pem: ca.pem(),
+        identity_ca_pem: ca.pem(),
+    };
+    let error = Session::connect(&Guest::start(guest_end), &config).await.unwrap_err();
+    let AttestError::Tls(TlsError::Timeout { peer }) = error else { panic!("{error}") };
+    assert_eq!(peer, VERIFIER);
 }
 
 #[tokio::test]
