@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,9 +70,17 @@ impl Listener {
     }
 }
 
-/// Binds a unix socket of mode 0600, taking the place of a dead one.
+/// Binds a unix socket of mode 0600, taking the place of a dead one and of
+/// nothing else.
 pub(crate) async fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
-    if path.exists() {
+    // A link is looked at itself: what it points to is not ours to judge.
+    if let Ok(found) = path.symlink_metadata() {
+        if !found.file_type().is_socket() {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::AlreadyExists,
+                format!("{}: expected a socket or nothing, got another file", path.display()),
+            ));
+        }
         if tokio::net::UnixStream::connect(path).await.is_ok() {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::AddrInUse,
@@ -192,4 +200,30 @@ async fn speak(
 /// Waits until the service was told to stop, or is gone.
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_dead_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        drop(bind_private(&path).await.unwrap());
+        let running = bind_private(&path).await.unwrap();
+        let error = bind_private(&path).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+        drop(running);
+
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "kept").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for other in [&file, &link] {
+            let error = bind_private(other).await.unwrap_err().to_string();
+            assert!(error.starts_with(&other.display().to_string()), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+    }
 }
