@@ -47,6 +47,8 @@ struct ReleaseRequest {
 
 /// The largest integer that every JSON reader keeps exactly (RFC 8259 section 6).
 const MAX_EPOCH: u64 = (1 << 53) - 1;
+const MAX_TASK_BYTES: usize = 128;
+const MAX_SECRET_NAME_BYTES: usize = 64;
 const SMALL_BODY: usize = 16 * 1024;
 
 /// Answers one request of the connection whose [`Channel`] is in its extensions.
@@ -91,6 +93,7 @@ where
         }
         ["v1", "secrets", name] => {
             only(&head.method, &Method::POST)?;
+            at_most("secret", MAX_SECRET_NAME_BYTES, name)?;
             let body = verifier.bodies().read(request_body, SMALL_BODY).await?;
             let ReleaseRequest { proof } = body.json()?;
             let proof = body::decode("proof", &proof, MAX_RELEASE_PROOF_BYTES)?;
@@ -122,6 +125,7 @@ fn brought(request: AttestRequest, evidence_bytes: usize) -> Result<Brought, Den
         let actual = request.epoch.to_string();
         return Err(Denial::field("epoch", "at most 2^53 - 1", actual));
     }
+    at_most("task", MAX_TASK_BYTES, &request.task)?;
     Ok(Brought {
         nonce: body::decode("nonce", &request.nonce, NONCE_BYTES)?,
         evidence: body::decode("evidence", &request.evidence, evidence_bytes)?,
@@ -130,6 +134,16 @@ fn brought(request: AttestRequest, evidence_bytes: usize) -> Result<Brought, Den
         epoch: request.epoch,
         task: request.task,
     })
+}
+
+/// Refuses a name that is too long to be kept in an audit row, and does not
+/// repeat it.
+fn at_most(field: &str, limit: usize, name: &str) -> Result<(), Denial> {
+    if name.len() <= limit {
+        return Ok(());
+    }
+    let (expected, actual) = (format!("at most {limit} bytes"), format!("{} bytes", name.len()));
+    Err(Denial::field(field, &expected, actual))
 }
 
 async fn lease(verifier: &Verifier, id: &str) -> Result<Vec<u8>, Denial> {

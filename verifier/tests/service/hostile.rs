@@ -28,6 +28,7 @@ async fn bodies_that_are_not_the_request_are_named() {
         ("nonce", json!("A".repeat(80)), "60 bytes"),
         ("identity_key", json!(encode(&[1; 31])), "31 bytes"),
         ("evidence", json!(""), "well-formed CBOR"),
+        ("task", json!("t".repeat(129)), "129 bytes"),
     ] {
         let mut body = good.clone();
         body[field] = value;

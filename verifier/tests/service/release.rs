@@ -65,6 +65,9 @@ async fn a_secret_must_be_permitted_and_there() {
     let (_world, mut session, guest) = admitted().await;
     denied(session.secret(&guest, "other-secret").await, 403, "secret-not-permitted");
     denied(session.secret(&guest, "absent-secret").await, 404, "secret-unknown");
+    denied(session.secret(&guest, &"s".repeat(64)).await, 403, "secret-not-permitted");
+    let long = denied(session.secret(&guest, &"s".repeat(65)).await, 400, "bad-request");
+    assert_eq!((&long["rule"], &long["actual"]), (&"secret".into(), &"65 bytes".into()));
 }
 
 #[tokio::test]
