@@ -252,7 +252,7 @@ impl Anchor {
     }
 }
 
-/// What AMD's CA certificates have in common (snp-tdx-formats.md 1.5).
+/// What AMD's CA certificates have in common (AMD 57230, VCEK certificates).
 fn check_amd_ca(certificate: &Certificate, common_name: &str) -> Result<(), VerifyError> {
     let actual = &certificate.subject().common_name;
     if actual != common_name {

@@ -1,4 +1,5 @@
-//! Rules on an SEV-SNP report (snp-tdx-formats.md section 1.8, rules 8 to 13).
+//! Rules on the fields of an SEV-SNP report (AMD 56860, SEV-SNP firmware ABI,
+//! ATTESTATION_REPORT).
 
 use super::{CpuFindings, Findings};
 use crate::policy::{HexBytes, SnpPolicy};

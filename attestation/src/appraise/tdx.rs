@@ -1,4 +1,5 @@
-//! Rules on a TDX quote (snp-tdx-formats.md sections 2.2 and 2.6).
+//! Rules on the fields of a TDX quote (Intel TDX DCAP Quoting Library API, TD
+//! report body) and on its TCB status (Intel DCAP Quote Verification Library).
 
 use super::{CpuFindings, Findings};
 use crate::policy::{HexBytes, TdxPolicy};

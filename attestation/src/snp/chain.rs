@@ -1,5 +1,6 @@
 //! From a report to a vendor's root: the cryptographic rules of a verifier
-//! (snp-tdx-formats.md section 1.8, rules 1 to 7).
+//! (AMD 56860, SEV-SNP firmware ABI, ATTESTATION_REPORT; AMD 57230, VCEK
+//! certificates).
 
 use super::flags::SigningKey;
 use super::report::{Report, SIGNED_BYTES};

@@ -9,7 +9,7 @@ use crate::error::{Reason, VerifyError};
 use crate::time::UnixTime;
 use crate::wire::hex;
 
-/// The largest list that is read (snp-tdx-formats.md section 4).
+/// The largest list that is read; RFC 5280 sets no limit.
 pub const MAX_CRL_BYTES: usize = 256 * 1024;
 
 /// One revocation list. Its signature is not yet checked.

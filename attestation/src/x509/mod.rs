@@ -22,7 +22,7 @@ use crate::error::{Reason, VerifyError};
 use crate::time::UnixTime;
 use crate::wire::hex;
 
-/// The largest certificate that is read (snp-tdx-formats.md section 4).
+/// The largest certificate that is read; RFC 5280 sets no limit.
 pub const MAX_CERTIFICATE_BYTES: usize = 4096;
 
 /// One X.509 version 3 certificate. Its signature is not yet checked.

@@ -16,7 +16,7 @@ pub struct PemLimits {
 }
 
 impl PemLimits {
-    /// The limits of a CPU's chain (snp-tdx-formats.md section 4).
+    /// The limits of a CPU's chain: leaf, intermediates and root.
     pub const CHAIN: Self = Self { bytes: 16 * 1024, blocks: 4 };
     /// The limits of a file of revocation lists.
     pub const CRLS: Self = Self { bytes: 512 * 1024, blocks: 4 };
