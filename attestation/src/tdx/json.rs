@@ -34,10 +34,8 @@ pub(super) struct SignedQeIdentity<'a> {
     pub(super) signature: Hex<64>,
 }
 
-/// Reads `text` as a `T`, within the limits of size and depth. A field given
-/// twice is an error; a field that is not known is left alone, because Intel
-/// adds some without a new version.
-pub(super) fn read<'a, T: Deserialize<'a>>(
+/// Reads a response of Intel's, within the limits of size and depth.
+pub(super) fn read_response<'a, T: Deserialize<'a>>(
     what: &'static str,
     text: &'a [u8],
 ) -> Result<T, VerifyError> {
@@ -47,6 +45,15 @@ pub(super) fn read<'a, T: Deserialize<'a>>(
         let expected = format!("at most {MAX_DEPTH} levels of nesting");
         return Err(VerifyError::new(Reason::CollateralMalformed, what, expected, depth));
     }
+    read(what, text)
+}
+
+/// Reads part of a response as a `T`. A field given twice is an error; a field
+/// that is not known is left alone, because Intel adds some without a new version.
+pub(super) fn read<'a, T: Deserialize<'a>>(
+    what: &'static str,
+    text: &'a [u8],
+) -> Result<T, VerifyError> {
     serde_json::from_slice(text).map_err(|error| {
         VerifyError::new(Reason::CollateralMalformed, what, "JSON as Intel's PCS writes it", error)
     })
@@ -118,11 +125,11 @@ mod tests {
     fn a_member_given_twice_is_refused() {
         let signature = "00".repeat(64);
         let twice = format!(r#"{{"tcbInfo":{{}},"tcbInfo":{{}},"signature":"{signature}"}}"#);
-        assert!(read::<SignedTcbInfo<'_>>("TCB info", twice.as_bytes()).is_err());
+        assert!(read_response::<SignedTcbInfo<'_>>("TCB info", twice.as_bytes()).is_err());
         let extra = format!(r#"{{"tcbInfo":{{}},"x":1,"signature":"{signature}"}}"#);
-        assert!(read::<SignedTcbInfo<'_>>("TCB info", extra.as_bytes()).is_err());
+        assert!(read_response::<SignedTcbInfo<'_>>("TCB info", extra.as_bytes()).is_err());
         let once = format!(r#"{{"tcbInfo": {{ }} ,"signature":"{signature}"}}"#);
-        let signed: SignedTcbInfo<'_> = read("TCB info", once.as_bytes()).unwrap();
+        let signed: SignedTcbInfo<'_> = read_response("TCB info", once.as_bytes()).unwrap();
         assert_eq!(signed.body.get(), "{ }");
     }
 }

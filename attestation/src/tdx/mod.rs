@@ -36,7 +36,7 @@ use crate::error::{Reason, VerifyError};
 /// Only there when fuzzing.
 #[cfg(fuzzing)]
 pub fn fuzz_collateral_bodies(bytes: &[u8]) {
-    let _ = json::read::<json::SignedTcbInfo<'_>>("TCB info", bytes);
+    let _ = json::read_response::<json::SignedTcbInfo<'_>>("TCB info", bytes);
     let _ = json::read::<qe_identity::QeIdentity>("QE identity", bytes);
     if let Ok(mut tcb_info) = json::read::<tcb_info::TcbInfo>("TCB info", bytes) {
         tcb_info.sort();

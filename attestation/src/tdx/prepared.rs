@@ -258,7 +258,7 @@ fn tcb_info(
     signers: &[Certificate],
 ) -> Result<(TcbInfo, Vec<Certificate>), VerifyError> {
     let what = "TCB info";
-    let signed: SignedTcbInfo<'_> = json::read(what, bytes)?;
+    let signed: SignedTcbInfo<'_> = json::read_response(what, bytes)?;
     let body = signed.body.get().as_bytes();
     let signers = signers_of(what, body, &signed.signature.0, signers)?;
     check_kind(what, body, "TDX", 3..=3)?;
@@ -276,7 +276,7 @@ fn qe_identity(
     signers: &[Certificate],
 ) -> Result<(QeIdentity, Vec<Certificate>), VerifyError> {
     let what = "QE identity";
-    let signed: SignedQeIdentity<'_> = json::read(what, bytes)?;
+    let signed: SignedQeIdentity<'_> = json::read_response(what, bytes)?;
     let body = signed.body.get().as_bytes();
     let signers = signers_of(what, body, &signed.signature.0, signers)?;
     check_kind(what, body, "TD_QE", 2..=3)?;
