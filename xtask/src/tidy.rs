@@ -39,6 +39,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         }
         if has_extension(&file.path, "md") {
             complaints.extend(links_resolve(file, &root));
+            complaints.extend(named_paths_exist(file, &root));
         }
     }
     complaints.extend(formats_are_cited(&files));
@@ -136,6 +137,30 @@ fn link_targets(line: &str) -> impl Iterator<Item = &str> {
     line.split("](").skip(1).filter_map(|rest| rest.split(')').next())
 }
 
+/// A path of this repository that a Markdown file names in backticks exists.
+fn named_paths_exist(file: &File, root: &Path) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    for (number, line) in file.lines() {
+        for name in line.split('`').skip(1).step_by(2).filter(|name| is_repository_path(name, root))
+        {
+            if !root.join(name).exists() {
+                complaints.push(file.complain(number, format!("no such file: {name}")));
+            }
+        }
+    }
+    complaints
+}
+
+/// Whether a text in backticks is a path that starts at one of our folders.
+fn is_repository_path(text: &str, root: &Path) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    let folder = text.split_once('/').map(|(folder, _)| folder);
+    text.bytes().all(plain)
+        && folder.is_some_and(|folder| {
+            !folder.is_empty() && root.join(folder).join("Cargo.toml").exists()
+        })
+}
+
 /// Each page of docs/formats is cited by the code that implements it.
 fn formats_are_cited(files: &[File]) -> Vec<Complaint> {
     let pages = files.iter().filter(|file| file.path.starts_with("docs/formats"));
@@ -224,6 +249,14 @@ mod tests {
         let long = "x\n".repeat(700);
         assert_eq!(file_length(&file("a.rs", &long)).len(), 1);
         assert!(file_length(&file("a.rs", &format!("#[cfg(test)]\n{long}"))).is_empty());
+    }
+
+    #[test]
+    fn paths_that_do_not_exist_are_found() {
+        let root = repository_root().unwrap();
+        let page = |text: &str| named_paths_exist(&file("docs/x.md", text), &root).len();
+        assert_eq!(page("see `xtask/src/tidy.rs` and `xtask/src/gone.rs`"), 1);
+        assert_eq!(page("`a/b` is a MIME type, `cargo run` a command"), 0);
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn export(stage: &Stage, world: &World, leaf: u64, name: &str) -> anyhow::Result
 }
 
 /// What an auditor trusts: the log's and gateway's keys, the verifier's CA, the
-/// issuer, and where evidence may end.
+/// issuer, policy and reference values, and where evidence may end.
 fn trust_file(stage: &Stage, world: &World) -> anyhow::Result<String> {
     let config = stage.path("gateway/gateway.toml");
     let keys = stage.must(&["gateway", "init", "--config", text(&config)?])?;
@@ -46,6 +46,8 @@ fn trust_file(stage: &Stage, world: &World) -> anyhow::Result<String> {
     let trust = format!(
         r#"log = "{log}"
 gateway_key = "{gateway}"
+policy_sha256 = "{policy}"
+reference_sha256 = "{reference}"
 identity_ca = """{ca}"""
 trust_anchors = '''
 {anchors}'''
@@ -56,11 +58,17 @@ key = "{issuer}"
 "#,
         log = key("log_vkey")?,
         gateway = key("gateway_key")?,
+        policy = sha256(&read("verifier/policy.toml")?),
+        reference = sha256(&read("verifier/reference.toml")?),
         ca = read("verifier/state/identity-ca.pem")?,
         anchors = read("verifier/trust-anchors.toml")?,
         issuer = world.issuer_key,
     );
     Ok(text(&stage.write("trust.toml", &trust)?)?.to_owned())
+}
+
+fn sha256(text: &str) -> String {
+    hex::encode(casemate_attestation::crypto::sha256(text.as_bytes()))
 }
 
 /// One flipped bit, and the proof says where it breaks.
