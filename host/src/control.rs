@@ -164,6 +164,7 @@ async fn answer(stream: UnixStream, shared: &Shared) -> io::Result<()> {
         if line.is_empty() {
             return Ok(());
         }
+        let _answering = shared.answering.read().await;
         let answer = match serde_json::from_slice(&line) {
             Ok(Request::Status {}) => serde_json::to_string(&*shared.status.borrow())?,
             Ok(Request::Kill {}) => {

@@ -17,7 +17,7 @@ use casemate_image::Image;
 use casemate_model::{PspConfig, PspModel};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, RwLock, watch};
 use tokio::time::timeout;
 
 use crate::config::{HostConfig, ModelProduct, PspModelConfig};
@@ -185,6 +185,7 @@ impl Machine {
             status: watch::Sender::new(status),
             kill: Notify::new(),
             over: watch::Sender::new(false),
+            answering: RwLock::new(()),
         });
         let machine = Self(Arc::clone(&shared));
         let context = Context {

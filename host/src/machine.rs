@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use casemate_attestation::boundary::{Boundary, Properties};
 use casemate_attestation::host_claim::LaunchDigests;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, RwLock, watch};
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -162,6 +162,9 @@ pub(crate) struct Shared {
     pub(crate) status: watch::Sender<Status>,
     pub(crate) kill: Notify,
     pub(crate) over: watch::Sender<bool>,
+    /// Read by each answer to a kill until it is on its way: whoever owns the
+    /// machine may end the process as soon as the machine is over.
+    pub(crate) answering: RwLock<()>,
 }
 
 impl Status {
@@ -227,15 +230,18 @@ impl Machine {
         self.0.status.subscribe()
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and until those who asked for it were told.
     pub async fn wait(&self) -> Exit {
-        self.0.wait().await
+        let exit = self.0.wait().await;
+        let told = self.0.answering.write();
+        let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+        exit
     }
 
     /// Ends it now; returns when nothing of it is left running.
     pub async fn kill(&self) -> Exit {
         self.0.kill.notify_one();
-        self.0.wait().await
+        self.wait().await
     }
 }
 
