@@ -274,6 +274,7 @@ fn id_block() -> Reason {
 
 /// Reasons whose cases are with the tests of TDX, Azure and the event log.
 const OF_OTHER_EVIDENCE: &[Reason] = &[
+    Reason::CollateralRollback, // a state's, beside it in src/seen.rs
     Reason::Unsupported,
     Reason::TrailingBytes,
     Reason::HclBinding,

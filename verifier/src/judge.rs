@@ -45,13 +45,15 @@ pub struct DocumentError {
 impl Judge {
     /// Reads the documents that `config` names.
     pub(crate) fn load(config: &Config) -> Result<Self, DocumentError> {
-        let mut references = String::new();
+        let mut references = Vec::new();
         for path in &config.reference_value_files {
             let text = read("reference_value_files", path)?;
             // Each alone first, so that an error names its file.
             ReferenceValues::from_toml(&text).map_err(wrong("reference_value_files", path))?;
-            references = references + &text + "\n";
+            references.push(text);
         }
+        // One file stays what it is, so that its digest is that of the file.
+        let references = references.join("\n");
         let (policy, anchors) = (&config.policy_file, &config.trust_anchors_file);
         Ok(Self {
             policy: Policy::from_toml(&read("policy_file", policy)?)
