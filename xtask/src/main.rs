@@ -10,7 +10,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo run -p xtask -- TASK
   tidy                      house rules that the compiler does not check
   vectors DIR               verify a directory of evidence against its expectations
-  fuzz SECONDS [TARGET…]    fuzz each reader of bytes from outside
+  fuzz SECONDS [TARGET…]    fuzz each reader of bytes from outside, CPU seconds each
   lab [--long] [SCENARIO…]  drives our VMM on emulated hardware with nested KVM";
 
 fn main() -> anyhow::Result<ExitCode> {

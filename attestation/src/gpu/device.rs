@@ -21,7 +21,7 @@ use super::rim::Checked;
 use super::roots::Roots;
 
 /// NVML's chain has about 4500 bytes; eight blocks leave room to say "too long".
-const CHAIN_LIMITS: PemLimits = PemLimits { bytes: 16 * 1024, blocks: 8 };
+pub(super) const CHAIN_LIMITS: PemLimits = PemLimits { bytes: 16 * 1024, blocks: 8 };
 
 /// Verifies device evidence under fixed anchors. It remembers the signatures
 /// that it checked, and may be shared between threads.

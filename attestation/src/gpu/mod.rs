@@ -15,6 +15,8 @@ mod compare;
 mod der;
 mod device;
 mod facts;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod fwid;
 mod memo;
 pub mod ocsp;

@@ -388,7 +388,7 @@ impl<'a> Parser<'a> {
 
     /// A namespace URI: absolute and plain, so that comparing bytes is comparing URIs.
     fn namespace(&self, prefix: &str, raw: &'a str) -> Result<&'a str, XmlError> {
-        let plain = raw.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'&');
+        let plain = raw.bytes().all(|byte| byte.is_ascii_graphic() && !b"&\"".contains(&byte));
         let reserved = prefix.starts_with("xml") || raw.starts_with("http://www.w3.org/XML/");
         if !plain || reserved || !raw.contains(':') {
             return Err(self.wrong("a namespace with an absolute, plain URI"));
@@ -530,6 +530,7 @@ text
 <a xmlns=''/>
 <a xmlns:p=''/>
 <a xmlns='rel'/>
+<a xmlns='u:"'/>
 <a xml:lang='x'/>
 <a xmlns:xml='u:1'/>
 <a xmlns:xmlns='u:1'/>
