@@ -13,7 +13,7 @@ use casemate_ledger::{
     Authentic, BoundaryCheck, Decision, Event, EventKind, Identity, Invocation, LeafKind, Outcome,
     Record, Verdict, args, text,
 };
-use casemate_ledger_store::StoreError;
+use casemate_ledger_store::{StoreError, step};
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::Tool;
@@ -56,6 +56,7 @@ pub(crate) fn admit(
     session: &Arc<Session>,
     params: Value,
 ) -> Result<Admitted, RpcError> {
+    step!("call.received");
     let params = read_params(params)?;
     let caller = &session.caller;
     let invocation = Invocation::verify(&params.invocation, &caller.key)
@@ -134,6 +135,7 @@ fn decide_in_order(
     let verdict = ruling.verdict.clone();
     let decision = record(gateway, session, invocation.bytes(), ruling, now.unix_ms);
     let written = gateway.journal.write(LeafKind::Decision, decision).map_err(stopped)?;
+    step!("call.decided");
     chain.sequence = invocation.sequence;
     chain.last = invocation.digest();
     chain.decisions.push(written.index);
@@ -197,6 +199,7 @@ impl Admitted {
     pub(crate) async fn finish(self) -> Result<Value, RpcError> {
         let Self { gateway, session, decision, grant, verdict, .. } = self;
         let (index, record) = decision.durable().await.map_err(stopped)?;
+        step!("call.decision-durable");
         let mut receipt = ReceiptPointer {
             log: gateway.config.log_origin.clone(),
             invocation: self.invocation,
@@ -215,6 +218,7 @@ impl Admitted {
         let written = {
             let mut state = locked(&gateway.state);
             let written = gateway.journal.write(LeafKind::Outcome, outcome).map_err(stopped)?;
+            step!("call.outcome-written");
             if let Some(held) = state.grants.get_mut(&grant) {
                 held.finish(permit.clause);
             }
@@ -223,6 +227,7 @@ impl Admitted {
         };
         let committed = written.record.result.is_some();
         let (index, _) = written.durable().await.map_err(stopped)?;
+        step!("call.outcome-durable");
         receipt.outcome = Some(index);
         receipt.result_salt = salt.filter(|_| committed).map(|salt| text::base64url(&salt));
         Ok(answer(ran, &receipt))

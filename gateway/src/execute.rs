@@ -95,7 +95,10 @@ async fn work(
     // Until an answer says otherwise, the tool may have run.
     ran.status = Status::UpstreamError;
     let limit = usize::try_from(permit.max_result_bytes).unwrap_or(usize::MAX);
-    match running.call(config, &tool.name, arguments, limit).await {
+    casemate_ledger_store::step!("call.dispatching");
+    let answered = running.call(config, &tool.name, arguments, limit).await;
+    casemate_ledger_store::step!("call.answered");
+    match answered {
         Ok(result) => {
             let failed = result.get("isError").and_then(Value::as_bool).unwrap_or(false);
             ran.status = if failed { Status::ToolError } else { Status::Executed };

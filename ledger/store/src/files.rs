@@ -19,6 +19,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         file.sync_all()
     });
     written.map_err(|error| StoreError::io("writing", &temporary, error))?;
+    crate::step!("file.before-rename");
     fs::rename(&temporary, path).map_err(|error| StoreError::io("renaming to", path, error))
 }
 

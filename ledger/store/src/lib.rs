@@ -11,13 +11,26 @@
 
 #![forbid(unsafe_code)]
 
+/// A named step, at which a test may end the process (feature `failpoints`).
+#[macro_export]
+macro_rules! step {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        $crate::failpoint::reached($name);
+    };
+}
+
 mod crc;
 mod error;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 mod files;
 mod log;
 mod publish;
+mod published;
 mod tree;
 mod wal;
 
 pub use error::StoreError;
 pub use log::{Log, Options, Proof};
+pub use published::Published;

@@ -57,13 +57,16 @@ impl Publisher {
         for directory in directories.iter().filter(|path| path.starts_with(&self.directory)) {
             files::sync_directory(directory)?;
         }
+        crate::step!("head.tiles-durable");
         let checkpoint = Checkpoint {
             origin: self.key.name().to_owned(),
             size: snapshot.size,
             root: snapshot.root,
         };
         let note = checkpoint.sign(&self.key, &self.sign);
+        crate::step!("head.signed");
         files::write_whole(&self.directory.join(CHECKPOINT), note.as_bytes())?;
+        crate::step!("head.renamed");
         files::sync_directory(&self.directory)?;
         self.last = Some((checkpoint, note.clone()));
         self.remove_old_partials(snapshot);
@@ -107,7 +110,7 @@ impl Publisher {
 
 const CHECKPOINT: &str = "checkpoint";
 
-fn read_checkpoint(
+pub(crate) fn read_checkpoint(
     directory: &Path,
     key: &VerifierKey,
 ) -> Result<Option<(Checkpoint, String)>, StoreError> {

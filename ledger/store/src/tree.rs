@@ -191,7 +191,7 @@ impl NodeReader for Tree {
 }
 
 /// The root over a power of two of hashes.
-fn fold(row: &[Hash]) -> Hash {
+pub(crate) fn fold(row: &[Hash]) -> Hash {
     let mut level = row.to_vec();
     while level.len() > 1 {
         level = level

@@ -11,7 +11,7 @@
 //! write that a crash tore; nobody was told that it happened, and it is cut off.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use casemate_ledger::leaf::MAX_LEAF_BYTES;
@@ -72,6 +72,21 @@ impl Wal {
         Ok(Self { directory: directory.to_owned(), segment_bytes, path, file, length, next })
     }
 
+    fn write_durably(&mut self, bytes: &[u8]) -> io::Result<()> {
+        crate::step!("wal.before-write");
+        #[cfg(feature = "failpoints")]
+        for part in bytes.chunks(bytes.len().div_ceil(2).max(1)) {
+            self.file.write_all(part)?;
+            crate::step!("wal.half-written");
+        }
+        #[cfg(not(feature = "failpoints"))]
+        self.file.write_all(bytes)?;
+        crate::step!("wal.written");
+        self.file.sync_data()?;
+        crate::step!("wal.synced");
+        Ok(())
+    }
+
     /// The index that the next leaf gets.
     pub(crate) fn next(&self) -> u64 {
         self.next
@@ -96,10 +111,7 @@ impl Wal {
             write_record(&mut bytes, index, self.next, leaf);
             index += 1;
         }
-        self.file
-            .write_all(&bytes)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|error| StoreError::io("writing", &self.path, error))?;
+        self.write_durably(&bytes).map_err(|error| StoreError::io("writing", &self.path, error))?;
         self.length += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.next = index;
         Ok(())
