@@ -21,6 +21,7 @@ use crate::clock::Now;
 use crate::decide::{self, Call, Held, Permit, Ruling, User};
 use crate::envelope::{self, OutOfOrder, Request};
 use crate::execute::{Execution, execute};
+use crate::inflight::InFlight;
 use crate::journal::Written;
 use crate::keys::random;
 use crate::service::Gateway;
@@ -39,6 +40,7 @@ pub(crate) struct Admitted {
     tool: Option<Tool>,
     arguments: Map<String, Value>,
     arguments_length: u64,
+    in_flight: InFlight,
 }
 
 /// The parameters of `tools/call`.
@@ -55,6 +57,7 @@ pub(crate) fn admit(
     gateway: &Arc<Gateway>,
     session: &Arc<Session>,
     params: Value,
+    in_flight: InFlight,
 ) -> Result<Admitted, RpcError> {
     step!("call.received");
     let params = read_params(params)?;
@@ -84,6 +87,7 @@ pub(crate) fn admit(
         verdict,
         tool,
         arguments_length: arguments.length,
+        in_flight,
         arguments: match params.arguments {
             Value::Object(arguments) => arguments,
             _ => Map::new(),
@@ -212,7 +216,7 @@ impl Admitted {
             Err(denial) => return Ok(denied(&denial, &receipt)),
         };
         let tool = self.tool.as_ref();
-        let ran = execute(&gateway, &session, tool, self.arguments, &permit).await;
+        let ran = execute(&gateway, &session, tool, self.arguments, &permit, self.in_flight).await;
         let salt = random();
         let outcome = outcome(&record, &ran, salt.as_ref(), self.arguments_length);
         let written = {

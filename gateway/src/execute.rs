@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::catalogue::Tool;
 use crate::decide::Permit;
+use crate::inflight::InFlight;
 use crate::service::Gateway;
 use crate::session::Session;
 use crate::sync::turned_on;
@@ -38,6 +39,7 @@ pub(crate) async fn execute(
     tool: Option<&Tool>,
     arguments: Map<String, Value>,
     permit: &Permit,
+    mut in_flight: InFlight,
 ) -> Execution {
     let mut ran = Execution {
         status: Status::NotDispatched,
@@ -53,6 +55,7 @@ pub(crate) async fn execute(
     let cut = tokio::select! {
         done = timeout(limit, working) => done.is_err().then_some((Status::Timeout, "timeout")),
         () = turned_on(&mut ended) => Some((Status::Cancelled, "cancelled")),
+        () = turned_on(&mut in_flight.cancelled) => Some((Status::Cancelled, "cancelled")),
     };
     if let Some((status, reason)) = cut {
         ran.reason = Some(reason);

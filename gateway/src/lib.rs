@@ -19,6 +19,7 @@ mod decide;
 mod envelope;
 mod execute;
 mod grant_file;
+mod inflight;
 mod journal;
 mod keys;
 mod listing;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_ledger::cgp::{
-    Hello, HelloReply, LeaseNotice, LineBuffer, MAX_BUNDLE_BYTES, Message, PROTOCOL, RpcError,
-    error_code, method,
+    Cancelled, Hello, HelloReply, LeaseNotice, LineBuffer, MAX_BUNDLE_BYTES, Message, PROTOCOL,
+    RpcError, error_code, method,
 };
 use casemate_ledger::{Event, EventKind, Identity, LeafKind};
 use rustls::ServerConfig;
@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::envelope::{Chain, Lease};
+use crate::inflight::{Calls, InFlight};
 use crate::keys::random;
 use crate::service::Gateway;
 use crate::sync::{locked, turned_on};
@@ -240,6 +241,7 @@ async fn requests<R: AsyncRead + Unpin>(
     outgoing: mpsc::Sender<Vec<u8>>,
 ) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(IN_FLIGHT));
+    let calls = Calls::default();
     let mut ended = session.ended.clone();
     let half = Duration::from_millis(gateway.config.lease_ms / 2);
     let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + half, half);
@@ -253,7 +255,7 @@ async fn requests<R: AsyncRead + Unpin>(
             },
             request = next_request(&slots, &mut lines) => match request {
                 Ok(Some((slot, line))) => match Message::parse(&line) {
-                    Ok(message) => start(gateway, &session, message, &outgoing, slot),
+                    Ok(message) => start(gateway, &session, &calls, message, &outgoing, slot),
                     Err(error) => break Err(io::Error::other(error)),
                 },
                 Ok(None) => break Ok(()),
@@ -281,16 +283,32 @@ async fn next_request<R: AsyncRead + Unpin>(
 fn start(
     gateway: &Arc<Gateway>,
     session: &Arc<Session>,
+    calls: &Calls,
     message: Message,
     outgoing: &mpsc::Sender<Vec<u8>>,
     slot: OwnedSemaphorePermit,
 ) {
-    // The port has nothing to notify of, and nothing was asked of it.
-    let Message::Request { id, method, params } = message else { return };
-    let pending = dispatch(gateway, session, &method, params);
-    let outgoing = outgoing.clone();
+    let (id, method, params) = match message {
+        Message::Request { id, method, params } => (id, method, params),
+        Message::Notification { method, params } if method == method::CANCELLED => {
+            if let Ok(Cancelled { request_id }) = serde_json::from_value(params) {
+                calls.cancel(request_id);
+            }
+            return;
+        }
+        // The port has nothing else to notify of, and nothing was asked of it.
+        _ => return,
+    };
+    let (pending, started) = match calls.start(id, &params, outgoing) {
+        Ok(in_flight) => (dispatch(gateway, session, &method, params, in_flight), true),
+        Err(error) => (Pending::Known(Err(error)), false),
+    };
+    let (outgoing, calls) = (outgoing.clone(), calls.clone());
     tokio::spawn(async move {
         let answer = Message::Response { id, result: pending.finish().await };
+        if started {
+            calls.end(id);
+        }
         let _ = outgoing.send(answer.encode()).await;
         drop(slot);
     });
@@ -321,10 +339,16 @@ impl Pending {
 }
 
 /// What must happen in the order of arrival happens here.
-fn dispatch(gateway: &Arc<Gateway>, session: &Arc<Session>, name: &str, params: Value) -> Pending {
+fn dispatch(
+    gateway: &Arc<Gateway>,
+    session: &Arc<Session>,
+    name: &str,
+    params: Value,
+    in_flight: InFlight,
+) -> Pending {
     match name {
         method::TOOLS_LIST => Pending::Known(listing::tools(gateway, &session.caller)),
-        method::TOOLS_CALL => match call::admit(gateway, session, params) {
+        method::TOOLS_CALL => match call::admit(gateway, session, params, in_flight) {
             Ok(admitted) => Pending::Call(Box::new(admitted)),
             Err(error) => Pending::Known(Err(error)),
         },

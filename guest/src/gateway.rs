@@ -277,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let salt = random()?;
         let tool_meta = self.tools.get(tool);
         let signed = self.chain.sign(tool, tool_meta, &salt, &canonical, now_ms())?;
-        let params = call_params(tool, arguments, signed.bytes(), &salt);
+        let params = call_params(tool, arguments, signed.bytes(), &salt, None);
         let answer = self.exchange(method::TOOLS_CALL, params).await?;
         if answer.is_ok() {
             self.chain.accept(&signed);

@@ -462,7 +462,7 @@ impl Port {
         change(&mut invocation);
         let key = &self.credential.key;
         let signed = invocation.sign(&key.public(), |message| key.sign(message));
-        (cgp::call_params(tool, arguments, signed.bytes(), &salt), signed.digest())
+        (cgp::call_params(tool, arguments, signed.bytes(), &salt, None), signed.digest())
     }
 }
 

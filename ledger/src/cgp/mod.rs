@@ -7,9 +7,11 @@
 
 mod deny;
 mod message;
+mod running;
 
 pub use deny::{Denial, DenyCode};
 pub use message::{LineBuffer, LineTooLong, Message, MessageError, RpcError};
+pub use running::{Cancelled, MAX_PROGRESS_MESSAGE_BYTES, Progress};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -35,6 +37,10 @@ pub mod method {
     pub const TOOLS_LIST: &str = "tools/list";
     /// A signed call.
     pub const TOOLS_CALL: &str = "tools/call";
+    /// Gateway to port: a call goes on.
+    pub const PROGRESS: &str = "notifications/progress";
+    /// Port to gateway: nobody waits for a call any more.
+    pub const CANCELLED: &str = "notifications/cancelled";
 }
 
 /// Keys in `_meta`.
@@ -47,6 +53,8 @@ pub mod meta {
     pub const TOOL: &str = "dev.casemate/tool";
     /// On each result: a [`super::ReceiptPointer`].
     pub const RECEIPT: &str = "dev.casemate/receipt";
+    /// On `tools/call`: the request's own number, when its progress is wanted.
+    pub const PROGRESS_TOKEN: &str = "progressToken";
     /// On each request: the MCP revision.
     pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
     /// On each request: the client's capabilities.
@@ -182,10 +190,20 @@ pub fn list_params() -> Value {
     json!({"_meta": base_meta()})
 }
 
-/// A `tools/call` request's parameters.
-pub fn call_params(tool: &str, arguments: Value, invocation: &[u8], salt: &[u8; 32]) -> Value {
+/// A `tools/call` request's parameters. `progress` is the request's number when
+/// its progress is wanted.
+pub fn call_params(
+    tool: &str,
+    arguments: Value,
+    invocation: &[u8],
+    salt: &[u8; 32],
+    progress: Option<u64>,
+) -> Value {
     let mut meta = base_meta();
     if let Some(meta) = meta.as_object_mut() {
+        if let Some(token) = progress {
+            meta.insert(meta::PROGRESS_TOKEN.to_owned(), token.into());
+        }
         meta.insert(meta::INVOCATION.to_owned(), base64url(invocation).into());
         meta.insert(meta::SALT.to_owned(), base64url(salt).into());
     }
