@@ -1,7 +1,11 @@
 //! `casemate log`: what the gateway recorded, leaf by leaf.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::bail;
 use casemate_gateway::{Command, Reply};
+use casemate_ledger::text;
+use casemate_ledger_store::read_payloads;
 use clap::Subcommand;
 
 use crate::operator::Admin;
@@ -28,6 +32,26 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Deletes the key of a task's arguments and results. Proofs stay valid.
+    Shred {
+        #[command(flatten)]
+        admin: Admin,
+        /// The task.
+        #[arg(long)]
+        task: String,
+    },
+    /// Opens a task's arguments and results for who holds their key.
+    Payloads {
+        /// The task's records (state_dir/payloads).
+        #[arg(long, value_name = "FILE")]
+        records: PathBuf,
+        /// The task's key (state_dir/keys/payloads).
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Only the payload with this commitment, 64 hex digits.
+        #[arg(long, value_name = "HEX")]
+        commitment: Option<String>,
+    },
 }
 
 pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
@@ -39,6 +63,12 @@ pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
             println!("{}", serde_json::to_string_pretty(&status)?);
         }
         Verb::List { admin, from, count, json } => list(admin, *from, *count, *json)?,
+        Verb::Shred { admin, task } => {
+            return admin.act(&Command::PayloadsShred { task: task.clone() });
+        }
+        Verb::Payloads { records, key, commitment } => {
+            return payloads(records, key, commitment.as_deref());
+        }
     }
     Ok(Answer::Yes)
 }
@@ -57,4 +87,18 @@ fn list(admin: &Admin, from: u64, count: u64, json: bool) -> anyhow::Result<()> 
         entries.into_iter().map(|entry| vec![entry.index.to_string(), entry.kind, entry.text]);
     table::print(&["LEAF", "KIND", "RECORD"], rows);
     Ok(())
+}
+
+/// One line a payload: commitment, kind, JSON. Each was checked against its commitment.
+fn payloads(records: &Path, key: &Path, wanted: Option<&str>) -> anyhow::Result<Answer> {
+    let mut found = 0;
+    for (commitment, payload) in read_payloads(records, key)? {
+        let commitment = text::hex(&commitment.digest);
+        if wanted.is_none_or(|wanted| wanted == commitment) {
+            found += 1;
+            let json = String::from_utf8_lossy(&payload.bytes);
+            println!("{commitment} {} {}", payload.kind.name(), table::plain(&json));
+        }
+    }
+    Ok(if found == 0 { Answer::No } else { Answer::Yes })
 }

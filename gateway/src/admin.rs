@@ -9,7 +9,8 @@ use std::time::Duration;
 use casemate_attestation::cose::KeyId;
 use casemate_ledger::receipt::{Included, Receipt};
 use casemate_ledger::{
-    Decision, Grant, Invocation, Leaf, LeafKind, Record, Revocation, RevocationTarget, record, text,
+    Decision, Event, EventKind, Grant, Invocation, Leaf, LeafKind, Record, Revocation,
+    RevocationTarget, record, text,
 };
 use casemate_ledger_store::{Proof, StoreError};
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,11 @@ pub enum Command {
         epoch: u64,
         /// The call's number, from 1.
         sequence: u64,
+    },
+    /// Delete the key of a task's payloads. What the log proves stays proved.
+    PayloadsShred {
+        /// The task.
+        task: String,
     },
     /// Some leaves of the log.
     Log {
@@ -177,6 +183,7 @@ const MAX_REPLY_BYTES: u64 = 32 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 16;
 const MAX_ENTRIES: u64 = 256;
+const MAX_TASK_BYTES: usize = 256;
 /// How long to wait after an accept that failed, as it may at once again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -281,6 +288,7 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
                 None => Err(format!("sequence: expected a call that was decided, got {sequence}")),
             }
         }
+        Command::PayloadsShred { task } => shred(gateway, task, by).await,
         Command::Log { from, count } => log(gateway, from, count).await,
     };
     result.unwrap_or_else(Reply::Refused)
@@ -343,6 +351,25 @@ async fn revoke(
         state.revoke(&revocation.target);
         gateway.journal.write(LeafKind::Revocation, revocation).map_err(|e| e.to_string())?
     };
+    let (index, _) = written.durable().await.map_err(|error| error.to_string())?;
+    Ok(Reply::Done(index))
+}
+
+/// Shreds first and writes it down then: a crash between leaves nothing to read.
+async fn shred(gateway: &Gateway, task: String, by: &str) -> Result<Reply, String> {
+    if task.is_empty() || task.len() > MAX_TASK_BYTES {
+        return Err(format!("task: expected 1 to {MAX_TASK_BYTES} bytes, got {}", task.len()));
+    }
+    let was_there = gateway.payloads.shred(&task).map_err(|error| error.to_string())?;
+    if !was_there {
+        return Err(format!("task: expected one with payloads, got {task:?}"));
+    }
+    let event = Event {
+        digest: Some(casemate_ledger::digest(task.as_bytes())),
+        note: Some(format!("{task}, by {by}")),
+        ..Event::new(EventKind::PayloadsShredded, gateway.clock.now().unix_ms)
+    };
+    let written = gateway.journal.write(LeafKind::Event, event).map_err(|e| e.to_string())?;
     let (index, _) = written.durable().await.map_err(|error| error.to_string())?;
     Ok(Reply::Done(index))
 }

@@ -13,7 +13,7 @@ use casemate_ledger::{
     Authentic, BoundaryCheck, Decision, Event, EventKind, Identity, Invocation, LeafKind, Outcome,
     Record, Verdict, args, text,
 };
-use casemate_ledger_store::{StoreError, step};
+use casemate_ledger_store::{Payload, PayloadKind, StoreError, step};
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::Tool;
@@ -39,7 +39,7 @@ pub(crate) struct Admitted {
     verdict: Result<Permit, Denial>,
     tool: Option<Tool>,
     arguments: Map<String, Value>,
-    arguments_length: u64,
+    payload: Payload,
     in_flight: InFlight,
 }
 
@@ -86,7 +86,11 @@ pub(crate) fn admit(
         grant: invocation.grant.map(|grant| grant.id).unwrap_or_default(),
         verdict,
         tool,
-        arguments_length: arguments.length,
+        payload: Payload {
+            kind: PayloadKind::Arguments,
+            salt: params.salt,
+            bytes: params.canonical,
+        },
         in_flight,
         arguments: match params.arguments {
             Value::Object(arguments) => arguments,
@@ -211,14 +215,27 @@ impl Admitted {
             outcome: None,
             result_salt: None,
         };
+        let task = &session.caller.claims.task;
+        let kept = gateway.payloads.keep(task, &self.payload);
         let permit = match verdict {
             Ok(permit) => permit,
             Err(denial) => return Ok(denied(&denial, &receipt)),
         };
-        let tool = self.tool.as_ref();
-        let ran = execute(&gateway, &session, tool, self.arguments, &permit, self.in_flight).await;
+        let ran = match kept {
+            Ok(()) => {
+                let tool = self.tool.as_ref();
+                execute(&gateway, &session, tool, self.arguments, &permit, self.in_flight).await
+            }
+            Err(error) => Execution::refused(&error, gateway.clock.now()),
+        };
         let salt = random();
-        let outcome = outcome(&record, &ran, salt.as_ref(), self.arguments_length);
+        let result = result_payload(&ran, salt);
+        let bytes_out = u64::try_from(self.payload.bytes.len()).unwrap_or(u64::MAX);
+        let outcome = outcome(&record, &ran, result.as_ref(), bytes_out);
+        if let Some(error) = result.and_then(|result| gateway.payloads.keep(task, &result).err()) {
+            // The tool has run: its outcome and answer matter more than the payload.
+            tracing::error!(%error, "a result's payload is not kept");
+        }
         let written = {
             let mut state = locked(&gateway.state);
             let written = gateway.journal.write(LeafKind::Outcome, outcome).map_err(stopped)?;
@@ -238,25 +255,30 @@ impl Admitted {
     }
 }
 
-/// The outcome's record. A result is committed to only under a random salt.
+/// The result as it is committed to, which needs a random salt.
+fn result_payload(ran: &Execution, salt: Option<[u8; 32]>) -> Option<Payload> {
+    let bytes = args::canonical(Some(ran.result.as_ref()?)).ok()?;
+    Some(Payload { kind: PayloadKind::Result, salt: salt?, bytes })
+}
+
+/// The outcome's record.
 fn outcome(
     decision: &Authentic<Decision>,
     ran: &Execution,
-    salt: Option<&[u8; 32]>,
+    result: Option<&Payload>,
     bytes_out: u64,
 ) -> Outcome {
-    let bytes = ran.result.as_ref().and_then(|result| args::canonical(Some(result)).ok());
-    let length = bytes.as_ref().map_or(0, Vec::len);
+    let result = result.map(Payload::commitment);
     Outcome {
         decision: decision.digest(),
         status: ran.status,
         reason: ran.reason.map(str::to_owned),
-        result: bytes.zip(salt).map(|(bytes, salt)| Commitment::to_result(salt, &bytes)),
+        result,
         upstream: ran.upstream.clone(),
         started_ms: ran.started_ms,
         ended_ms: ran.ended_ms,
         bytes_out: if ran.started_ms == 0 { 0 } else { bytes_out },
-        bytes_in: u64::try_from(length).unwrap_or(u64::MAX),
+        bytes_in: result.map_or(0, |result| result.length),
     }
 }
 

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_ledger::{Event, EventKind, LeafKind, Status, Upstream};
+use casemate_ledger_store::StoreError;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::catalogue::Tool;
+use crate::clock::Now;
 use crate::decide::Permit;
 use crate::inflight::InFlight;
 use crate::service::Gateway;
@@ -29,6 +31,21 @@ pub(crate) struct Execution {
     /// When it was asked; 0 if it was not.
     pub(crate) started_ms: u64,
     pub(crate) ended_ms: u64,
+}
+
+impl Execution {
+    /// A call that may run, but whose arguments cannot be kept for the auditor.
+    pub(crate) fn refused(error: &StoreError, now: Now) -> Self {
+        tracing::error!(%error, "arguments cannot be kept; the call is not sent");
+        Self {
+            status: Status::NotDispatched,
+            reason: Some("payload_not_kept"),
+            result: None,
+            upstream: None,
+            started_ms: 0,
+            ended_ms: now.unix_ms,
+        }
+    }
 }
 
 /// Runs `tool` within `permit`. A call that is cut short stays cut short:

@@ -14,7 +14,7 @@ use casemate_ledger::checkpoint::{CheckpointError, VerifierKey};
 use casemate_ledger::{
     Event, EventKind, LeafKind, Outcome, Revocation, RevocationTarget, Status, text,
 };
-use casemate_ledger_store::{Log, Options, StoreError};
+use casemate_ledger_store::{Log, Options, Payloads, StoreError};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
@@ -35,6 +35,7 @@ pub struct Gateway {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) journal: Journal,
+    pub(crate) payloads: Payloads,
     pub(crate) state: Mutex<State>,
     pub(crate) catalogue: Catalogue,
     pub(crate) issuers: BTreeMap<String, [u8; 32]>,
@@ -158,12 +159,15 @@ impl Gateway {
         let (journal, state) = open_log(&config, &directory, &issuers)?;
         let pins = config.state_dir.join("pins.json");
         let catalogue = Catalogue::open(&config.upstreams, &pins).await?;
+        let records = config.state_dir.join("payloads");
+        let payloads = Payloads::open(&records, &directory.join("payloads"))?;
         let policy = policy_digest(&config, &issuers, &catalogue);
         let state = Mutex::new(state);
         let gateway = Arc::new(Self {
             config,
             clock,
             journal,
+            payloads,
             state,
             catalogue,
             issuers,

@@ -41,13 +41,21 @@ pub enum EventKind {
     Frozen,
     /// A tool's definition is no longer the one that was pinned.
     ToolDrift,
+    /// The key of a task's payloads was deleted; `digest` is that of the task's name.
+    PayloadsShredded,
 }
 
 const WHAT: &str = "event";
 
 impl EventKind {
-    const ALL: [Self; 5] =
-        [Self::GatewayStart, Self::Identity, Self::Activation, Self::Frozen, Self::ToolDrift];
+    const ALL: [Self; 6] = [
+        Self::GatewayStart,
+        Self::Identity,
+        Self::Activation,
+        Self::Frozen,
+        Self::ToolDrift,
+        Self::PayloadsShredded,
+    ];
 
     /// The kind's name in the format.
     pub fn name(self) -> &'static str {
@@ -57,6 +65,7 @@ impl EventKind {
             Self::Activation => "activation",
             Self::Frozen => "frozen",
             Self::ToolDrift => "tool-drift",
+            Self::PayloadsShredded => "payloads-shredded",
         }
     }
 }

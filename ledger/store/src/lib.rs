@@ -7,6 +7,8 @@
 //! never has two heads. An error of the disk stops the log for good; nothing
 //! is taken that could be lost.
 //!
+//! Payloads are kept beside the log, under keys that can be deleted.
+//!
 //! Read [`Log`] first, then `wal.rs` for what survives a crash.
 
 #![forbid(unsafe_code)]
@@ -26,6 +28,7 @@ mod error;
 pub mod failpoint;
 mod files;
 mod log;
+mod payloads;
 mod publish;
 mod published;
 mod tree;
@@ -33,4 +36,5 @@ mod wal;
 
 pub use error::StoreError;
 pub use log::{Log, Options, Proof};
+pub use payloads::{Payload, PayloadKind, Payloads, read_payloads};
 pub use published::Published;
