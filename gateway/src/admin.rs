@@ -325,9 +325,10 @@ async fn add_grant(gateway: &Gateway, grant: &str) -> Result<Reply, String> {
                 Err("grant, id: expected a new one, got that of another grant".to_owned())
             };
         }
+        state.ancestors(&grant)?;
         let appended = gateway.journal.append(LeafKind::Grant, grant.bytes());
         let (index, durable) = appended.map_err(|error| error.to_string())?;
-        state.grants.insert(grant.id, Held::new(grant, index));
+        state.hold(grant, index)?;
         (index, durable)
     };
     wait(durable).await.map_err(|error| error.to_string())?;
@@ -382,7 +383,7 @@ fn list_grants(gateway: &Gateway) -> Vec<GrantSummary> {
             () if held.revoked => "revoked",
             () if now < grant.not_before => "pending",
             () if now >= grant.expires => "expired",
-            () if held.calls >= grant.budgets.calls => "exhausted",
+            () if held.calls() >= grant.budgets.calls => "exhausted",
             () => "active",
         };
         GrantSummary {
@@ -392,7 +393,7 @@ fn list_grants(gateway: &Gateway) -> Vec<GrantSummary> {
             expires: grant.expires.0,
             state: state.to_owned(),
             tools: grant.tools.iter().map(|clause| clause.tool.clone()).collect(),
-            calls: held.calls,
+            calls: held.calls(),
             max_calls: grant.budgets.calls,
             sandbox: held.user.as_ref().map(|user| user.sandbox.clone()),
         }

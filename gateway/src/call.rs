@@ -10,15 +10,15 @@ use std::sync::Arc;
 use casemate_ledger::args::{Commitment, MAX_ARGS_BYTES};
 use casemate_ledger::cgp::{self, Denial, ReceiptPointer, RpcError, error_code, meta, method};
 use casemate_ledger::{
-    Authentic, BoundaryCheck, Decision, Event, EventKind, Identity, Invocation, LeafKind, Outcome,
-    Record, Verdict, args, text,
+    Authentic, BoundaryCheck, Decision, Event, EventKind, Identity, Invocation, Label, LeafKind,
+    Outcome, RaisedRisk, Record, Verdict, args, text,
 };
 use casemate_ledger_store::{Payload, PayloadKind, StoreError, step};
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::Tool;
 use crate::clock::Now;
-use crate::decide::{self, Call, Held, Permit, Ruling, User};
+use crate::decide::{self, Call, Facts, Held, Permit, Raised, Ruling, User};
 use crate::envelope::{self, OutOfOrder, Request};
 use crate::execute::{Execution, execute};
 use crate::inflight::InFlight;
@@ -26,7 +26,7 @@ use crate::journal::Written;
 use crate::keys::random;
 use crate::service::Gateway;
 use crate::session::{Session, freeze};
-use crate::state::{Open, State, reserved_in};
+use crate::state::{Open, State};
 use crate::sync::locked;
 
 /// A call that was decided on.
@@ -115,7 +115,7 @@ fn decide_in_order(
         return Err(RpcError::new(error_code::LEASE, "the sandbox was stopped by its operator"));
     }
     let instance = (caller.sandbox.clone(), caller.claims.epoch);
-    let chain = state.chains.entry(instance).or_default();
+    let chain = state.chains.entry(instance.clone()).or_default();
     match envelope::check_order(invocation, chain) {
         Ok(()) => {}
         Err(OutOfOrder::Refused(error)) => return Err(error),
@@ -125,44 +125,69 @@ fn decide_in_order(
         }
     }
     envelope::check_fresh(invocation, chain, caller, now)?;
-    let held = match call.grant {
-        Some(grant) => state.grants.get_mut(&grant.id),
-        None => grant_of_task(&mut state.grants, caller, now),
+    let named = match call.grant {
+        Some(grant) => Some(grant.id),
+        None => grant_of_task(&state.grants, caller, now),
     };
-    let ruling = decide::decide(held.as_deref(), call, now);
-    if let (Some(held), Ok(permit)) = (held, &ruling.verdict) {
-        if held.user.is_none() {
-            let user = User::of(caller);
-            let event = activation(&user, call, now.unix_ms);
-            gateway.journal.write(LeafKind::Event, event).map_err(stopped)?;
-            held.user = Some(user);
-        }
-        held.reserve(&ruling.budgets);
-        held.start(permit, now);
-    }
+    let line = named.map(|id| state.line(&id)).unwrap_or_default();
+    let ids: Vec<[u8; 16]> = line.iter().map(|held| held.grant.id).collect();
+    let facts = Facts {
+        grants: &line,
+        floor: &gateway.config.boundary_floor,
+        seen: state.labels.get(&caller.sandbox).copied().unwrap_or_default(),
+    };
+    let ruling = decide::decide(&facts, call, now);
     let verdict = ruling.verdict.clone();
-    let decision = record(gateway, session, invocation.bytes(), ruling, now.unix_ms);
+    if verdict.is_ok() {
+        activate(gateway, state, call, now)?;
+    }
+    let label = match (&verdict, call.pinned) {
+        (Ok(_), Some(tool)) => tool.label,
+        _ => Label::default(),
+    };
+    let decision = record(gateway, session, invocation.bytes(), (ruling, label), now.unix_ms);
     let written = gateway.journal.write(LeafKind::Decision, decision).map_err(stopped)?;
     step!("call.decided");
-    chain.sequence = invocation.sequence;
-    chain.last = invocation.digest();
-    chain.decisions.push(written.index);
-    if verdict.is_ok() {
-        let grant = call.grant.map(|grant| grant.id).unwrap_or_default();
-        let open = Open { index: written.index, grant, reserved_in: reserved_in(&written.record) };
+    if let Some(chain) = state.chains.get_mut(&instance) {
+        chain.sequence = invocation.sequence;
+        chain.last = invocation.digest();
+        chain.decisions.push(written.index);
+    }
+    if let Ok(permit) = &verdict {
+        let budgets = written.record.budgets.clone();
+        let open = Open { index: written.index, line: ids, budgets, time_ms: now.unix_ms };
+        state.reserve(&caller.sandbox, call.tool, label, &open);
+        state.start(&open.line, &permit.clauses, now);
         state.open.insert(written.record.digest(), open);
     }
     Ok((written, verdict))
 }
 
+/// Binds the grant that `call` names to its caller, if nobody used it before.
+fn activate(
+    gateway: &Gateway,
+    state: &mut State,
+    call: &Call<'_>,
+    now: Now,
+) -> Result<(), RpcError> {
+    let held = call.grant.and_then(|grant| state.grants.get_mut(&grant.id));
+    let Some(held) = held.filter(|held| held.user.is_none()) else { return Ok(()) };
+    let user = User::of(call.caller);
+    let event = activation(&user, call, now.unix_ms);
+    gateway.journal.write(LeafKind::Event, event).map_err(stopped)?;
+    held.user = Some(user);
+    Ok(())
+}
+
 /// A grant that `caller` could use, one that is live before one that is over.
-fn grant_of_task<'a>(
-    grants: &'a mut BTreeMap<[u8; 16], Held>,
+fn grant_of_task(
+    grants: &BTreeMap<[u8; 16], Held>,
     caller: &Identity,
     now: Now,
-) -> Option<&'a mut Held> {
-    let grants = grants.values_mut().filter(|held| held.is_for(caller));
-    grants.max_by_key(|held| !held.revoked && held.grant.is_timely(now.unix()))
+) -> Option<[u8; 16]> {
+    let grants = grants.values().filter(|held| held.is_for(caller));
+    let best = grants.max_by_key(|held| !held.revoked && held.grant.is_timely(now.unix()));
+    best.map(|held| held.grant.id)
 }
 
 fn activation(user: &User, call: &Call<'_>, time_ms: u64) -> Event {
@@ -179,9 +204,11 @@ fn record(
     gateway: &Gateway,
     session: &Session,
     invocation: &[u8],
-    ruling: Ruling,
+    (ruling, label): (Ruling, Label),
     time_ms: u64,
 ) -> Decision {
+    let Raised { effective, reasons } = ruling.raised;
+    let reasons: Vec<String> = reasons.into_iter().map(str::to_owned).collect();
     Decision {
         invocation: invocation.to_vec(),
         verdict: match &ruling.verdict {
@@ -192,6 +219,8 @@ fn record(
         policy: gateway.policy,
         certificate: session.caller.digest,
         risk: ruling.risk,
+        raised: (!reasons.is_empty()).then_some(RaisedRisk { effective, reasons }),
+        label,
         boundary: BoundaryCheck {
             required: ruling.required,
             actual: session.caller.claims.properties.clone(),
@@ -240,9 +269,7 @@ impl Admitted {
             let mut state = locked(&gateway.state);
             let written = gateway.journal.write(LeafKind::Outcome, outcome).map_err(stopped)?;
             step!("call.outcome-written");
-            if let Some(held) = state.grants.get_mut(&grant) {
-                held.finish(permit.clause);
-            }
+            state.finish(&grant, &permit.clauses);
             state.close(written.index, &written.record);
             written
         };

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use casemate_attestation::Risk;
-use casemate_ledger::{MAX_TOOL_BYTES, json, text, tool};
+use casemate_ledger::{Label, MAX_TOOL_BYTES, json, text, tool};
 use serde_json::{Map, Value};
 
 use crate::config::{ConfigError, Upstream};
@@ -143,7 +143,13 @@ fn entry(
     }
     let pinned = PinnedTool {
         digest: found,
+        upstream: upstream.name.clone(),
         risk: operator.map_or(Risk::High, |tool| tool.risk),
+        idempotent: operator.is_some_and(|tool| tool.idempotent),
+        read_only: operator.is_some_and(|tool| tool.read_only),
+        cost_micro: operator.map_or(0, |tool| tool.cost_micro),
+        label: operator.map_or_else(Label::default, |tool| tool.label),
+        volatile: operator.map(|tool| tool.volatile_arguments.clone()).unwrap_or_default(),
         drifted,
         max_result_bytes: upstream.max_result_bytes,
         timeout_ms: upstream.timeout_ms,

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use casemate_attestation::{Boundary, Risk};
+use casemate_attestation::{Boundary, Properties, Property, Risk};
+use casemate_ledger::Label;
 use casemate_ledger::checkpoint::VerifierKey;
 use casemate_ledger::text;
 use serde::Deserialize;
@@ -45,12 +46,27 @@ pub struct Config {
     /// Connections open at once; more wait in the kernel's queue. Default 256.
     #[serde(default = "default_connections")]
     pub connections: usize,
+    /// What each risk class asks of a sandbox's boundary, beside what grants ask.
+    #[serde(default)]
+    pub boundary_floor: BoundaryFloor,
     /// Who may sign grants.
     #[serde(rename = "issuer")]
     pub issuers: Vec<Issuer>,
     /// The tool servers.
     #[serde(default, rename = "upstream")]
     pub upstreams: Vec<Upstream>,
+}
+
+/// What a risk class asks of a boundary.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BoundaryFloor {
+    /// For low risk; nothing by default.
+    pub low: Properties,
+    /// For medium risk; `own_kernel` by default.
+    pub medium: Properties,
+    /// For high risk; `own_kernel` and `mediated` by default.
+    pub high: Properties,
 }
 
 /// Somebody who may sign grants.
@@ -97,6 +113,21 @@ pub struct Tool {
     /// it the definition that is seen first is pinned in `state_dir/pins.json`.
     #[serde(default)]
     pub definition: Option<String>,
+    /// Whether calling it twice is as calling it once. Default no.
+    #[serde(default)]
+    pub idempotent: bool,
+    /// Whether it only reads. Default no.
+    #[serde(default)]
+    pub read_only: bool,
+    /// What one call costs, in millionths of the operator's unit. Default 0.
+    #[serde(default)]
+    pub cost_micro: u64,
+    /// How far its results may travel. Default public.
+    #[serde(default)]
+    pub label: Label,
+    /// Top-level arguments that differ in calls that are the same: ids, times.
+    #[serde(default)]
+    pub volatile_arguments: Vec<String>,
 }
 
 /// A listening address.
@@ -195,6 +226,27 @@ impl Config {
         let names = self.upstreams.iter().map(|upstream| upstream.name.as_str());
         distinct("upstream.name", names)?;
         self.upstreams.iter().try_for_each(Upstream::check)
+    }
+}
+
+impl Default for BoundaryFloor {
+    fn default() -> Self {
+        Self {
+            low: Properties::default(),
+            medium: [Property::OwnKernel].into_iter().collect(),
+            high: [Property::OwnKernel, Property::Mediated].into_iter().collect(),
+        }
+    }
+}
+
+impl BoundaryFloor {
+    /// What `risk` asks.
+    pub(crate) fn of(&self, risk: Risk) -> &Properties {
+        match risk {
+            Risk::Low => &self.low,
+            Risk::Medium => &self.medium,
+            Risk::High => &self.high,
+        }
     }
 }
 

@@ -22,8 +22,10 @@ pub(crate) fn tools(gateway: &Gateway, caller: &Identity) -> Result<Value, RpcEr
     let mut keep_ms = KEEP_MS;
     let state = locked(&gateway.state);
     for held in state.grants.values() {
-        let usable = !held.revoked
-            && held.grant.is_timely(now.unix())
+        let line = state.line(&held.grant.id);
+        let live = |held: &&Held| !held.revoked && held.grant.is_timely(now.unix());
+        let usable = !line.is_empty()
+            && line.iter().all(live)
             && held.is_for(caller)
             && caller.claims.properties.missing(&held.grant.require).is_empty();
         if !usable {

@@ -331,6 +331,11 @@ fn policy_digest(
             let facts = serde_json::json!({
                 "definition": text::hex(&pinned.digest),
                 "risk": pinned.risk.name(),
+                "idempotent": pinned.idempotent,
+                "read_only": pinned.read_only,
+                "cost_micro": pinned.cost_micro,
+                "label": pinned.label.name(),
+                "volatile": pinned.volatile,
                 "timeout_ms": pinned.timeout_ms,
                 "max_result_bytes": pinned.max_result_bytes,
                 "command": config.upstreams.get(tool.upstream).map(|upstream| &upstream.command),
@@ -342,6 +347,7 @@ fn policy_digest(
         "version": env!("CARGO_PKG_VERSION"),
         "tenant": config.tenant,
         "boundary": config.boundary.name(),
+        "floor": [&config.boundary_floor.low, &config.boundary_floor.medium, &config.boundary_floor.high],
         "issuers": issuers,
         "tools": tools,
     });

@@ -8,13 +8,17 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use casemate_attestation::cose::KeyId;
 use casemate_ledger::{
-    Decision, Event, EventKind, Grant, Identity, Invocation, Leaf, LeafKind, Outcome, Record,
-    Revocation, RevocationTarget, Verdict, record,
+    Authentic, BudgetUse, Decision, Event, EventKind, Grant, Identity, Invocation, Label, Leaf,
+    LeafKind, Outcome, Record, Revocation, RevocationTarget, Verdict, record,
 };
 use tokio::sync::watch;
 
+use crate::clock::Now;
 use crate::decide::{Held, User};
 use crate::envelope::Chain;
+
+/// The most grants above another.
+const MAX_DEPTH: usize = 3;
 
 /// A sandbox and its boot incarnation.
 pub(crate) type Instance = (String, u64);
@@ -32,6 +36,8 @@ pub(crate) struct State {
     pub(crate) stopped: HashSet<String>,
     /// Allowed calls without an outcome, by the decision's digest.
     pub(crate) open: HashMap<[u8; 32], Open>,
+    /// The highest label of the results that each sandbox was given.
+    pub(crate) labels: HashMap<String, Label>,
     /// The outcome's leaf by the decision's leaf.
     pub(crate) outcomes: HashMap<u64, u64>,
     /// The switch that ends each connection.
@@ -43,10 +49,12 @@ pub(crate) struct State {
 pub(crate) struct Open {
     /// The decision's leaf.
     pub(crate) index: u64,
-    /// The grant that it was allowed under.
-    pub(crate) grant: [u8; 16],
-    /// The result bytes that were reserved.
-    pub(crate) reserved_in: u64,
+    /// The grants that it was allowed under, the one that it names first.
+    pub(crate) line: Vec<[u8; 16]>,
+    /// What was reserved of them.
+    pub(crate) budgets: Vec<BudgetUse>,
+    /// When that was.
+    pub(crate) time_ms: u64,
 }
 
 impl State {
@@ -95,6 +103,72 @@ impl State {
         }
     }
 
+    /// Takes a grant that was checked, in the log at `index`. A part of another
+    /// grant is taken only while that one is held.
+    pub(crate) fn hold(&mut self, grant: Authentic<Grant>, index: u64) -> Result<(), String> {
+        let ancestors = self.ancestors(&grant)?;
+        self.grants.insert(grant.id, Held { ancestors, ..Held::new(grant, index) });
+        Ok(())
+    }
+
+    /// The grants that `grant` is a part of, nearest first.
+    pub(crate) fn ancestors(&self, grant: &Grant) -> Result<Vec<[u8; 16]>, String> {
+        let Some(parent) = grant.parent else { return Ok(Vec::new()) };
+        let held = self.grants.get(&parent.id).filter(|held| held.digest == parent.digest);
+        let held = held.ok_or("grant, parent: expected a grant that is held, by id and digest")?;
+        if held.revoked {
+            return Err("grant, parent: expected a live grant, got a revoked one".to_owned());
+        }
+        if held.ancestors.len() + 1 > MAX_DEPTH {
+            return Err(format!("grant, parent: expected at most {MAX_DEPTH} grants above"));
+        }
+        grant.attenuates(&held.grant).map_err(|error| error.to_string())?;
+        Ok([parent.id].into_iter().chain(held.ancestors.iter().copied()).collect())
+    }
+
+    /// The grant `id` and those that it is a part of; empty if one is not held.
+    pub(crate) fn line(&self, id: &[u8; 16]) -> Vec<&Held> {
+        let Some(first) = self.grants.get(id) else { return Vec::new() };
+        let above = first.ancestors.iter().map(|id| self.grants.get(id));
+        let line: Option<Vec<&Held>> = std::iter::once(Some(first)).chain(above).collect();
+        line.unwrap_or_default()
+    }
+
+    /// The ids of the grant `id` and those that it is a part of.
+    pub(crate) fn line_ids(&self, id: &[u8; 16]) -> Vec<[u8; 16]> {
+        self.line(id).iter().map(|held| held.grant.id).collect()
+    }
+
+    /// Takes what an allowed call reserved of the grants in its line, and
+    /// gives its sandbox the label of the tool's results.
+    pub(crate) fn reserve(&mut self, sandbox: &str, tool: &str, label: Label, open: &Open) {
+        for (level, id) in open.line.iter().enumerate() {
+            if let Some(held) = self.grants.get_mut(id) {
+                held.reserve(level, &open.budgets, tool, open.time_ms);
+            }
+        }
+        let seen = self.labels.entry(sandbox.to_owned()).or_default();
+        *seen = label.max(*seen);
+    }
+
+    /// Starts a call under a clause of each grant in its line.
+    pub(crate) fn start(&mut self, line: &[[u8; 16]], clauses: &[usize], now: Now) {
+        for (id, clause) in line.iter().zip(clauses) {
+            if let Some(held) = self.grants.get_mut(id) {
+                held.start(*clause, now);
+            }
+        }
+    }
+
+    /// Ends a call under the grant `id` and those that it is a part of.
+    pub(crate) fn finish(&mut self, id: &[u8; 16], clauses: &[usize]) {
+        for (id, clause) in self.line_ids(id).iter().zip(clauses) {
+            if let Some(held) = self.grants.get_mut(id) {
+                held.finish(*clause);
+            }
+        }
+    }
+
     /// Whether `caller` may not call any more.
     pub(crate) fn is_ended(&self, caller: &Identity) -> bool {
         self.stopped.contains(&caller.sandbox) || self.revoked_keys.contains(&caller.key_id())
@@ -104,10 +178,10 @@ impl State {
     pub(crate) fn close(&mut self, index: u64, outcome: &Outcome) {
         let Some(open) = self.open.remove(&outcome.decision) else { return };
         self.outcomes.insert(open.index, index);
-        // What nobody knows counts as spent.
-        let unknown = outcome.status == casemate_ledger::Status::Unknown;
-        if let (Some(held), false) = (self.grants.get_mut(&open.grant), unknown) {
-            held.settle(open.reserved_in, outcome.bytes_in);
+        for (level, id) in open.line.iter().enumerate() {
+            if let Some(held) = self.grants.get_mut(id) {
+                held.settle(level, &open.budgets, outcome, open.time_ms);
+            }
         }
     }
 
@@ -115,7 +189,9 @@ impl State {
         let issuer = peek::<Grant>(record).ok().and_then(|grant| issuers.get(&grant.issuer));
         match issuer.and_then(|key| Grant::verify(record, key).ok()) {
             Some(grant) => {
-                self.grants.insert(grant.id, Held::new(grant, index));
+                if let Err(reason) = self.hold(grant, index) {
+                    tracing::warn!(index, reason, "a grant is dropped");
+                }
             }
             None => tracing::warn!(index, "a grant's issuer is no longer accepted; it is dropped"),
         }
@@ -132,10 +208,9 @@ impl State {
             return Ok(());
         }
         let grant = invocation.grant.map(|grant| grant.id).unwrap_or_default();
-        if let Some(held) = self.grants.get_mut(&grant) {
-            held.reserve(&decision.budgets);
-        }
-        let open = Open { index, grant, reserved_in: reserved_in(&decision) };
+        let line = self.line_ids(&grant);
+        let open = Open { index, line, budgets: decision.budgets, time_ms: decision.time_ms };
+        self.reserve(&invocation.sandbox, &invocation.tool, decision.label, &open);
         self.open.insert(casemate_ledger::digest(record), open);
         Ok(())
     }
@@ -163,12 +238,6 @@ impl State {
             _ => {}
         }
     }
-}
-
-/// The result bytes that a decision reserved.
-pub(crate) fn reserved_in(decision: &Decision) -> u64 {
-    let budget = decision.budgets.iter().find(|budget| budget.name == "grant.bytes_in");
-    budget.map_or(0, |budget| budget.reserved)
 }
 
 fn peek<T: Record>(bytes: &[u8]) -> Result<T, String> {

@@ -8,6 +8,7 @@ use casemate_attestation::{Properties, Risk};
 use ciborium::Value;
 
 use crate::cgp::DenyCode;
+use crate::label::Label;
 use crate::record::Record;
 use crate::values;
 
@@ -26,6 +27,10 @@ pub struct Decision {
     pub certificate: [u8; 32],
     /// The risk class of the tool in the gateway's catalogue.
     pub risk: Risk,
+    /// What this call's risk is, if something about it raised it.
+    pub raised: Option<RaisedRisk>,
+    /// The label of the tool's results, which the sandbox has from here on.
+    pub label: Label,
     /// What the grant asks of the boundary and what the certificate says of it.
     pub boundary: BoundaryCheck,
     /// The budgets that were looked at, each before and with this call.
@@ -41,6 +46,15 @@ pub enum Verdict {
     Allow,
     /// The call does not run.
     Deny(DenyCode),
+}
+
+/// A risk above the tool's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RaisedRisk {
+    /// The risk that the gates used.
+    pub effective: Risk,
+    /// What raised it, in words of a closed list.
+    pub reasons: Vec<String>,
 }
 
 /// The boundary part of a decision.
@@ -101,7 +115,9 @@ impl Record for Decision {
             .set(8, self.risk.name())
             .set(9, boundary.into_value())
             .set(10, Value::Array(budgets))
+            .optional(11, self.raised.as_ref().map(RaisedRisk::to_value))
             .set(12, self.time_ms)
+            .optional(13, (self.label != Label::Public).then(|| self.label.name()))
             .encode()
     }
 
@@ -115,6 +131,8 @@ impl Record for Decision {
             policy: fields.array(6)?,
             certificate: fields.array(7)?,
             risk: fields.text(8)?.parse().map_err(|_| fields.wrong(8, "a risk class"))?,
+            raised: RaisedRisk::read(&mut fields)?,
+            label: read_label(&mut fields)?,
             boundary: BoundaryCheck::read(&mut fields)?,
             budgets: fields
                 .items(10)?
@@ -139,6 +157,30 @@ impl Verdict {
                 .ok_or_else(|| fields.wrong(4, "a known denial code")),
             _ => Err(fields.wrong(3, "allow without a code, or deny with one")),
         }
+    }
+}
+
+fn read_label(fields: &mut Fields) -> Result<Label, CborError> {
+    match values::optional_name(fields, 13, "a label", Label::from_name)? {
+        Some(Label::Public) => Err(fields.wrong(13, "no key for the label public")),
+        label => Ok(label.unwrap_or_default()),
+    }
+}
+
+impl RaisedRisk {
+    fn to_value(&self) -> Value {
+        Map::new().set(1, self.effective.name()).set(2, values::texts(&self.reasons)).into_value()
+    }
+
+    fn read(fields: &mut Fields) -> Result<Option<Self>, CborError> {
+        let Some(value) = fields.optional(11) else { return Ok(None) };
+        let mut inner = Fields::of("raised risk", value)?;
+        let raised = Self {
+            effective: inner.text(1)?.parse().map_err(|_| inner.wrong(1, "a risk class"))?,
+            reasons: values::read_texts(&mut inner, 2, 16)?,
+        };
+        inner.end()?;
+        Ok(Some(raised))
     }
 }
 
@@ -191,6 +233,8 @@ pub(crate) mod tests {
             policy: [1; 32],
             certificate: [2; 32],
             risk: Risk::Low,
+            raised: None,
+            label: Label::Public,
             boundary: BoundaryCheck {
                 required: Properties::default(),
                 actual: Properties::default(),
@@ -209,6 +253,8 @@ pub(crate) mod tests {
     #[test]
     fn decision_survives() {
         survives(decision());
+        let raised = RaisedRisk { effective: Risk::High, reasons: vec!["amount".to_owned()] };
+        survives(Decision { raised: Some(raised), label: Label::Restricted, ..decision() });
         survives(Decision { verdict: Verdict::Deny(DenyCode::GrantRevoked), ..decision() });
     }
 }

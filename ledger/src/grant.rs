@@ -8,8 +8,8 @@ use casemate_attestation::cbor::{CborError, Fields, Map};
 use casemate_attestation::{Properties, Risk, UnixTime};
 use ciborium::Value;
 
-use crate::constraint::{Constraint, MAX_CONSTRAINTS};
-use crate::invocation::MAX_TOOL_BYTES;
+use crate::clause::Clause;
+use crate::invocation::GrantRef;
 use crate::record::Record;
 use crate::values;
 
@@ -36,38 +36,14 @@ pub struct Grant {
     pub tools: Vec<Clause>,
     /// Limits over all tools together.
     pub budgets: Budgets,
-}
-
-/// One tool that a grant allows, within limits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clause {
-    /// The tool's name, exactly.
-    pub tool: String,
-    /// Limits on its arguments; all must hold.
-    pub arguments: Vec<Constraint>,
-    /// The most calls of this clause.
-    pub max_calls: Option<u64>,
-    /// The most bytes of one result.
-    pub max_result_bytes: Option<u64>,
-    /// The longest one call may take.
-    pub timeout_ms: Option<u64>,
-    /// The most calls in a time.
-    pub rate: Option<Rate>,
-    /// The most calls at once.
-    pub concurrency: Option<u64>,
-}
-
-/// A steady rate with a burst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Calls per minute, at least 1.
-    pub per_minute: u64,
-    /// Calls that may come at once, at least 1.
-    pub burst: u64,
+    /// The grant that this one is a part of, if it is.
+    pub parent: Option<GrantRef>,
+    /// The person whose task it is, who may not approve its calls.
+    pub owner: Option<String>,
 }
 
 /// Limits over a whole grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budgets {
     /// The most calls.
     pub calls: u64,
@@ -75,6 +51,19 @@ pub struct Budgets {
     pub bytes_out: Option<u64>,
     /// The most bytes of results given to the sandbox.
     pub bytes_in: Option<u64>,
+    /// The most that calls may cost, in millionths of the operator's unit.
+    pub cost_micro: Option<u64>,
+    /// The most milliseconds that tools may take together.
+    pub wall_ms: Option<u64>,
+    /// The most different tools.
+    pub distinct_tools: Option<u64>,
+}
+
+impl Budgets {
+    /// A budget of calls and nothing else.
+    pub fn of(calls: u64) -> Self {
+        Self { calls, ..Self::default() }
+    }
 }
 
 /// The longest lifetime of a grant: one day.
@@ -117,6 +106,8 @@ impl Record for Grant {
             .set(9, values::properties(&self.require))
             .set(10, Value::Array(tools))
             .set(11, self.budgets.to_value())
+            .optional(12, self.parent.map(GrantRef::to_value))
+            .optional(13, self.owner.as_deref())
             .encode()
     }
 
@@ -137,6 +128,8 @@ impl Record for Grant {
             require: values::read_properties(&mut fields, 9)?,
             tools: read_clauses(&mut fields)?,
             budgets: Budgets::read(&mut fields)?,
+            parent: GrantRef::read_optional(&mut fields, 12)?,
+            owner: values::optional_bounded_text(&mut fields, 13, MAX_NAME_BYTES)?,
         };
         let lifetime = grant.expires.0.checked_sub(grant.not_before.0);
         if !lifetime.is_some_and(|seconds| (1..=MAX_LIFETIME_SECONDS).contains(&seconds)) {
@@ -155,76 +148,15 @@ fn read_clauses(fields: &mut Fields) -> Result<Vec<Clause>, CborError> {
     clauses.into_iter().map(Clause::from_value).collect()
 }
 
-impl Clause {
-    /// A clause for `tool` without limits of its own.
-    pub fn of(tool: impl Into<String>) -> Self {
-        Self {
-            tool: tool.into(),
-            arguments: Vec::new(),
-            max_calls: None,
-            max_result_bytes: None,
-            timeout_ms: None,
-            rate: None,
-            concurrency: None,
-        }
-    }
-
-    fn to_value(&self) -> Value {
-        let arguments = self.arguments.iter().map(Constraint::to_value).collect();
-        let rate = self.rate.map(|r| Map::new().set(1, r.per_minute).set(2, r.burst).into_value());
-        Map::new()
-            .set(1, self.tool.as_str())
-            .set(2, Value::Array(arguments))
-            .optional(3, self.max_calls)
-            .optional(4, self.max_result_bytes)
-            .optional(5, self.timeout_ms)
-            .optional(6, rate)
-            .optional(7, self.concurrency)
-            .into_value()
-    }
-
-    fn from_value(value: Value) -> Result<Self, CborError> {
-        let mut fields = Fields::of("grant clause", value)?;
-        let arguments = fields.items(2)?;
-        if arguments.len() > MAX_CONSTRAINTS {
-            return Err(fields.wrong(2, "at most 64 constraints"));
-        }
-        let clause = Self {
-            tool: values::bounded_text(&mut fields, 1, MAX_TOOL_BYTES)?,
-            arguments: arguments
-                .into_iter()
-                .map(Constraint::from_value)
-                .collect::<Result<_, _>>()?,
-            max_calls: values::optional_uint(&mut fields, 3)?,
-            max_result_bytes: values::optional_uint(&mut fields, 4)?,
-            timeout_ms: values::optional_uint(&mut fields, 5)?,
-            rate: Rate::read(&mut fields)?,
-            concurrency: values::optional_uint(&mut fields, 7)?,
-        };
-        fields.end()?;
-        Ok(clause)
-    }
-}
-
-impl Rate {
-    fn read(fields: &mut Fields) -> Result<Option<Self>, CborError> {
-        let Some(value) = fields.optional(6) else { return Ok(None) };
-        let mut inner = Fields::of("rate", value)?;
-        let rate = Self { per_minute: inner.uint(1)?, burst: inner.uint(2)? };
-        if rate.per_minute == 0 || rate.burst == 0 {
-            return Err(inner.wrong(1, "a rate and a burst of at least 1"));
-        }
-        inner.end()?;
-        Ok(Some(rate))
-    }
-}
-
 impl Budgets {
     fn to_value(self) -> Value {
         Map::new()
             .set(1, self.calls)
             .optional(2, self.bytes_out)
             .optional(3, self.bytes_in)
+            .optional(4, self.cost_micro)
+            .optional(5, self.wall_ms)
+            .optional(6, self.distinct_tools)
             .into_value()
     }
 
@@ -234,6 +166,9 @@ impl Budgets {
             calls: inner.uint(1)?,
             bytes_out: values::optional_uint(&mut inner, 2)?,
             bytes_in: values::optional_uint(&mut inner, 3)?,
+            cost_micro: values::optional_uint(&mut inner, 4)?,
+            wall_ms: values::optional_uint(&mut inner, 5)?,
+            distinct_tools: values::optional_uint(&mut inner, 6)?,
         };
         inner.end()?;
         Ok(budgets)
@@ -243,7 +178,10 @@ impl Budgets {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::constraint::Rule;
+    use crate::clause::{MAX_AMOUNTS, Rate, Sum, Threshold};
+    use crate::constraint::{Constraint, Rule};
+    use crate::decimal::Decimal;
+    use crate::label::{Approvals, Effect, Label, Window};
     use crate::record::testing::survives;
     use casemate_attestation::Property;
 
@@ -267,27 +205,102 @@ pub(crate) mod tests {
                 rate: Some(Rate { per_minute: 60, burst: 2 }),
                 ..Clause::of("time.get_current_time")
             }],
-            budgets: Budgets { calls: 5, bytes_out: None, bytes_in: Some(4096) },
+            budgets: Budgets { bytes_in: Some(4096), ..Budgets::of(5) },
+            parent: None,
+            owner: None,
+        }
+    }
+
+    fn payment() -> Clause {
+        Clause {
+            require: [Property::OperatorExcluded].into_iter().collect(),
+            max_bytes_out: Some(9),
+            effect: Effect::Write,
+            max_in_label: Some(Label::Internal),
+            until: Some(UnixTime(1_790_000_900)),
+            approvals: Approvals::One,
+            thresholds: vec![Threshold {
+                pointer: "/amount".to_owned(),
+                above: Decimal(10_500_000),
+                approvals: Approvals::Two,
+            }],
+            sums: vec![Sum {
+                pointer: "/amount".to_owned(),
+                window: Window::Day,
+                max: Decimal(50_000_000),
+            }],
+            ..Clause::of("bank.pay")
         }
     }
 
     #[test]
     fn grant_survives() {
         survives(grant());
+        let budgets = Budgets {
+            bytes_out: Some(1),
+            cost_micro: Some(2),
+            wall_ms: Some(3),
+            distinct_tools: Some(4),
+            ..Budgets::of(5)
+        };
+        survives(Grant {
+            tools: vec![payment()],
+            budgets,
+            parent: Some(GrantRef { id: [7; 16], digest: [8; 32] }),
+            owner: Some("alice".to_owned()),
+            ..grant()
+        });
     }
 
     #[test]
     fn limits_are_named() {
+        let with = |clause: Clause| Grant { tools: vec![clause], ..grant() };
+        let threshold = payment().thresholds.remove(0);
+        let sum = payment().sums.remove(0);
         let cases = [
             (Grant { expires: UnixTime(0), ..grant() }, "key 7"),
             (Grant { expires: UnixTime(1_790_000_000 + 86_401), ..grant() }, "key 7"),
             (Grant { tools: vec![], ..grant() }, "key 10"),
             (Grant { tools: vec![Clause::of("t"); 129], ..grant() }, "key 10"),
             (Grant { task: String::new(), ..grant() }, "key 5"),
+            (Grant { owner: Some(String::new()), ..grant() }, "key 13"),
+            (with(Clause { thresholds: vec![threshold; MAX_AMOUNTS + 1], ..payment() }), "key 14"),
+            (with(Clause { sums: vec![sum.clone(); MAX_AMOUNTS + 1], ..payment() }), "key 15"),
+            (with(Clause { sums: vec![Sum { pointer: "x".into(), ..sum }], ..payment() }), "key 1"),
+            (with(Clause { tool: "x".repeat(129), ..payment() }), "key 1"),
+            (with(Clause { rate: Some(Rate { per_minute: 0, burst: 1 }), ..payment() }), "rate"),
         ];
         for (bad, field) in cases {
             let error = Grant::from_payload(&bad.payload()).unwrap_err().to_string();
             assert!(error.contains(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_second_encodings_are_refused() {
+        let read = |clause: Map| {
+            let mut fields = Fields::of(
+                "grant",
+                Map::new().set(10, Value::Array(vec![clause.into_value()])).into_value(),
+            )
+            .unwrap();
+            read_clauses(&mut fields).map(drop)
+        };
+        let clause = || Map::new().set(1, "t").set(2, Value::Array(vec![]));
+        assert_eq!(read(clause()), Ok(()));
+        let none: Value = Value::Array(vec![]);
+        for (key, value) in [
+            (8, none.clone()),
+            (10, Value::from("external")),
+            (10, Value::from("delete")),
+            (11, Value::from("secret")),
+            (13, Value::from("none")),
+            (13, Value::from("three")),
+            (14, none.clone()),
+            (15, none),
+            (16, Value::from(1)),
+        ] {
+            assert!(read(clause().set(key, value.clone())).is_err(), "{key}: {value:?}");
         }
     }
 

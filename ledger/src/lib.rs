@@ -13,18 +13,23 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod attenuate;
 pub mod cgp;
 pub mod checkpoint;
+mod clause;
 pub mod constraint;
+mod decimal;
 mod decision;
 mod event;
 mod grant;
 pub mod identity;
 mod invocation;
 pub mod json;
+mod label;
 pub mod leaf;
 pub mod merkle;
 mod outcome;
+pub mod pattern;
 pub mod receipt;
 pub mod record;
 mod revocation;
@@ -33,16 +38,21 @@ pub mod tile;
 pub mod tool;
 mod values;
 
+pub use attenuate::AttenuationError;
+pub use clause::{Clause, MAX_AMOUNTS, Rate, Sum, Threshold};
 pub use constraint::Constraint;
-pub use decision::{BoundaryCheck, BudgetUse, Decision, Verdict};
+pub use decimal::{Decimal, DecimalError};
+pub use decision::{BoundaryCheck, BudgetUse, Decision, RaisedRisk, Verdict};
 pub use event::{Event, EventKind};
-pub use grant::{Budgets, Clause, Grant, MAX_CLAUSES, MAX_LIFETIME_SECONDS, Rate};
+pub use grant::{Budgets, Grant, MAX_CLAUSES, MAX_LIFETIME_SECONDS};
 pub use identity::{Identity, IdentityError};
 pub use invocation::{
     BoundaryStatement, GrantRef, Invocation, Lease, MAX_SANDBOX_BYTES, MAX_TOOL_BYTES, TimeSource,
 };
+pub use label::{Approvals, Effect, Label, Window};
 pub use leaf::{Leaf, LeafKind};
 pub use outcome::{Outcome, Status, Upstream};
+pub use pattern::Pattern;
 pub use record::{Authentic, Record, RecordError};
 pub use revocation::{Revocation, RevocationTarget};
 

@@ -5,6 +5,7 @@ use casemate_attestation::{Properties, Property};
 use ciborium::Value;
 
 use crate::args::Commitment;
+use crate::decimal::Decimal;
 
 /// An array of text strings.
 pub(crate) fn texts<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> Value {
@@ -74,6 +75,27 @@ pub(crate) fn optional_text(fields: &mut Fields, key: u64) -> Result<Option<Stri
     optional(fields, key, "a text string", |value| value.into_text().ok())
 }
 
+/// The text under `key`, if there is one, 1 to `most` bytes long.
+pub(crate) fn optional_bounded_text(
+    fields: &mut Fields,
+    key: u64,
+    most: usize,
+) -> Result<Option<String>, CborError> {
+    optional(fields, key, "a text within the format's length limit", |value| {
+        value.into_text().ok().filter(|text| (1..=most).contains(&text.len()))
+    })
+}
+
+/// The word under `key` that `read` knows, if there is one.
+pub(crate) fn optional_name<T>(
+    fields: &mut Fields,
+    key: u64,
+    expected: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, CborError> {
+    optional(fields, key, expected, |value| value.as_text().and_then(&read))
+}
+
 /// The byte string of exactly `N` bytes under `key`, if there is one.
 pub(crate) fn optional_array<const N: usize>(
     fields: &mut Fields,
@@ -95,6 +117,42 @@ pub(crate) fn bounded_text(
         return Err(fields.wrong(key, "a text within the format's length limit"));
     }
     Ok(text)
+}
+
+/// The JSON pointer (RFC 6901) under `key`.
+pub(crate) fn pointer(fields: &mut Fields, key: u64, most: usize) -> Result<String, CborError> {
+    let pointer = fields.text(key)?;
+    if !(pointer.is_empty() || pointer.starts_with('/')) || pointer.len() > most {
+        return Err(fields.wrong(key, "a JSON pointer of at most 256 bytes"));
+    }
+    Ok(pointer)
+}
+
+/// The decimal that `text` writes in its shortest form, the one that is signed.
+pub(crate) fn decimal(text: &str) -> Option<Decimal> {
+    text.parse().ok().filter(|decimal: &Decimal| decimal.to_string() == text)
+}
+
+/// The decimal under `key`.
+pub(crate) fn read_decimal(fields: &mut Fields, key: u64) -> Result<Decimal, CborError> {
+    let text = fields.text(key)?;
+    decimal(&text).ok_or_else(|| fields.wrong(key, "a decimal in its shortest form"))
+}
+
+/// The array under `key`, or nothing for none, at most `most` items.
+pub(crate) fn optional_items(
+    fields: &mut Fields,
+    key: u64,
+    most: usize,
+) -> Result<Vec<Value>, CborError> {
+    let items = match fields.optional(key) {
+        None => return Ok(Vec::new()),
+        Some(value) => value.into_array().map_err(|_| fields.wrong(key, "an array"))?,
+    };
+    if items.is_empty() || items.len() > most {
+        return Err(fields.wrong(key, "at least one item and no more than the format takes"));
+    }
+    Ok(items)
 }
 
 fn optional<T>(

@@ -1,9 +1,12 @@
 //! A grant as the gateway holds it: its limits and what was used of them.
 
-use casemate_ledger::{Authentic, BudgetUse, Grant, Identity};
+use std::collections::BTreeSet;
 
+use casemate_ledger::{Authentic, BudgetUse, Grant, Identity, Outcome, Status};
+
+use super::counters::Counters;
 use crate::clock::Now;
-use crate::decide::{Permit, rate};
+use crate::decide::rate;
 
 /// A grant with its uses.
 #[derive(Debug, Clone)]
@@ -14,23 +17,23 @@ pub(crate) struct Held {
     pub(crate) digest: [u8; 32],
     /// The leaf that holds the grant.
     pub(crate) index: u64,
+    /// The grants that this one is a part of, nearest first.
+    pub(crate) ancestors: Vec<[u8; 16]>,
     /// Whether it was revoked.
     pub(crate) revoked: bool,
     /// The sandbox that used it first.
     pub(crate) user: Option<User>,
-    /// Calls, bytes out and bytes in: spent, or reserved by running calls.
-    pub(crate) calls: u64,
-    pub(crate) bytes_out: u64,
-    pub(crate) bytes_in: u64,
-    /// The same for each clause.
+    /// What was spent, or is reserved by running calls.
+    pub(crate) used: Counters,
+    /// The tools that were called.
+    pub(crate) tools: BTreeSet<String>,
+    /// How each clause is busy.
     pub(crate) clauses: Vec<Use>,
 }
 
-/// What was used of one clause.
+/// How busy a clause is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Use {
-    /// Calls, allowed ones.
-    pub(crate) calls: u64,
     /// Calls that run now.
     pub(crate) running: u64,
     /// When the rate is at rest again, in microseconds of the monotonic clock.
@@ -60,11 +63,11 @@ impl Held {
             clauses: vec![Use::default(); grant.tools.len()],
             grant,
             index,
+            ancestors: Vec::new(),
             revoked: false,
             user: None,
-            calls: 0,
-            bytes_out: 0,
-            bytes_in: 0,
+            used: Counters::default(),
+            tools: BTreeSet::new(),
         }
     }
 
@@ -75,19 +78,44 @@ impl Held {
             && self.user.as_ref().is_none_or(|user| *user == User::of(caller))
     }
 
-    /// Takes what a decision reserved, now or when the log is read at start.
-    pub(crate) fn reserve(&mut self, budgets: &[BudgetUse]) {
-        for budget in budgets {
-            if let Some(counter) = self.counter(&budget.name) {
-                *counter = counter.saturating_add(budget.reserved);
-            }
+    /// The calls that were allowed.
+    pub(crate) fn calls(&self) -> u64 {
+        self.used.used("grant.calls")
+    }
+
+    /// Takes what a decision at `time_ms` reserved of this grant, which is
+    /// number `level` in the line of grants that it was made under.
+    pub(crate) fn reserve(
+        &mut self,
+        level: usize,
+        budgets: &[BudgetUse],
+        tool: &str,
+        time_ms: u64,
+    ) {
+        for (name, budget) in own(level, budgets) {
+            self.used.add(name, budget.reserved, time_ms);
+        }
+        self.tools.insert(tool.to_owned());
+    }
+
+    /// Gives back what a call reserved and did not use.
+    pub(crate) fn settle(
+        &mut self,
+        level: usize,
+        budgets: &[BudgetUse],
+        outcome: &Outcome,
+        time_ms: u64,
+    ) {
+        for (name, budget) in own(level, budgets) {
+            let back = budget.reserved.saturating_sub(spent(name, budget.reserved, outcome));
+            self.used.give_back(name, back, time_ms);
         }
     }
 
-    /// Starts a call: counts it as running and against its rate.
-    pub(crate) fn start(&mut self, permit: &Permit, now: Now) {
-        let rate = self.grant.tools.get(permit.clause).and_then(|clause| clause.rate);
-        if let Some(usage) = self.clauses.get_mut(permit.clause) {
+    /// Starts a call of `clause`: counts it as running and against its rate.
+    pub(crate) fn start(&mut self, clause: usize, now: Now) {
+        let rate = self.grant.tools.get(clause).and_then(|clause| clause.rate);
+        if let Some(usage) = self.clauses.get_mut(clause) {
             usage.running += 1;
             if let Some(rate) = rate {
                 usage.rest_us = rate::advance(rate, usage.rest_us, now);
@@ -101,23 +129,32 @@ impl Held {
             usage.running = usage.running.saturating_sub(1);
         }
     }
+}
 
-    /// Gives back what a call reserved of result bytes and did not use.
-    pub(crate) fn settle(&mut self, reserved: u64, used: u64) {
-        self.bytes_in = self.bytes_in.saturating_sub(reserved.saturating_sub(used));
-    }
+/// What a budget of the grant at `level` is called, before its own name.
+pub(super) fn prefix(level: usize) -> String {
+    if level == 0 { String::new() } else { format!("parent.{level}.") }
+}
 
-    /// The counter behind a budget's name.
-    fn counter(&mut self, name: &str) -> Option<&mut u64> {
-        match name {
-            "grant.calls" => Some(&mut self.calls),
-            "grant.bytes_out" => Some(&mut self.bytes_out),
-            "grant.bytes_in" => Some(&mut self.bytes_in),
-            _ => {
-                let at = name.strip_prefix("clause.")?.strip_suffix(".calls")?.parse().ok()?;
-                let at: usize = at;
-                self.clauses.get_mut(at).map(|usage| &mut usage.calls)
-            }
-        }
+/// The budgets of the grant at `level`, by their own names.
+fn own(level: usize, budgets: &[BudgetUse]) -> impl Iterator<Item = (&str, &BudgetUse)> {
+    let prefix = prefix(level);
+    budgets.iter().filter_map(move |budget| {
+        let name = budget.name.strip_prefix(&prefix)?;
+        let is_own = name.starts_with("grant.") || name.starts_with("clause.");
+        is_own.then_some((name, budget))
+    })
+}
+
+/// What a call really used of `reserved`. What nobody knows counts as used,
+/// and a call that was allowed stays a call.
+fn spent(name: &str, reserved: u64, outcome: &Outcome) -> u64 {
+    let kind = name.rsplit('.').next().unwrap_or_default();
+    match (outcome.status, kind) {
+        (Status::Unknown, _) | (_, "calls" | "distinct_tools") => reserved,
+        (Status::NotDispatched, _) => 0,
+        (_, "bytes_in") => outcome.bytes_in.min(reserved),
+        (_, "wall_ms") => outcome.ended_ms.saturating_sub(outcome.started_ms).min(reserved),
+        _ => reserved,
     }
 }

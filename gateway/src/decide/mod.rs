@@ -2,18 +2,24 @@
 //! the time. The gates are in the order of [`decide`]; the first that fails
 //! decides, and what it says is what the sandbox and the log are told.
 
+mod boundary;
 mod budget;
+mod counters;
+mod flow;
 mod held;
 mod rate;
 
-pub(crate) use held::{Held, Use, User};
+pub(crate) use boundary::Raised;
+pub(crate) use held::{Held, User};
 
 use casemate_attestation::{Properties, Risk};
 use casemate_ledger::cgp::{Denial, DenyCode};
-use casemate_ledger::{BudgetUse, Clause, GrantRef, Identity};
+use casemate_ledger::{Approvals, BudgetUse, Clause, Decimal, GrantRef, Identity, Label};
 use serde_json::Value;
 
+use self::budget::Allowance;
 use crate::clock::Now;
+use crate::config::BoundaryFloor;
 
 /// A call whose envelope was checked.
 #[derive(Debug, Clone, Copy)]
@@ -37,16 +43,40 @@ pub(crate) struct Call<'a> {
 /// What the gateway knows of a tool before it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PinnedTool {
+    /// The name of its upstream.
+    pub(crate) upstream: String,
     /// The pinned definition's digest.
     pub(crate) digest: [u8; 32],
     /// The operator's risk class.
     pub(crate) risk: Risk,
+    /// Whether calling it twice is as calling it once.
+    pub(crate) idempotent: bool,
+    /// Whether it only reads.
+    pub(crate) read_only: bool,
+    /// What one call costs.
+    pub(crate) cost_micro: u64,
+    /// How far its results may travel.
+    pub(crate) label: Label,
+    /// The top-level arguments that differ in calls that are the same.
+    pub(crate) volatile: Vec<String>,
     /// Whether the upstream no longer offers that definition.
     pub(crate) drifted: bool,
     /// The upstream's limit of a result.
     pub(crate) max_result_bytes: u64,
     /// The upstream's limit of a call's time.
     pub(crate) timeout_ms: u64,
+}
+
+/// What stands when a call comes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    /// The grant that the call names and those that it is a part of, nearest
+    /// first; empty if it is not held.
+    pub(crate) grants: &'a [&'a Held],
+    /// What the risk classes ask of a boundary.
+    pub(crate) floor: &'a BoundaryFloor,
+    /// The highest label that the sandbox was given.
+    pub(crate) seen: Label,
 }
 
 /// A decision with all that its record needs.
@@ -56,9 +86,11 @@ pub(crate) struct Ruling {
     pub(crate) verdict: Result<Permit, Denial>,
     /// What decided.
     pub(crate) rules: Vec<String>,
-    /// The tool's risk; an unknown tool has high risk.
+    /// The tool's risk in the catalogue; an unknown tool has high risk.
     pub(crate) risk: Risk,
-    /// What the grant requires of the boundary.
+    /// What this call's risk is, and why, if that is more.
+    pub(crate) raised: Raised,
+    /// What grant, clause and risk require of the boundary.
     pub(crate) required: Properties,
     /// The budgets that were looked at.
     pub(crate) budgets: Vec<BudgetUse>,
@@ -67,26 +99,38 @@ pub(crate) struct Ruling {
 /// Leave for one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Permit {
-    /// The clause of the grant that allows it.
-    pub(crate) clause: usize,
+    /// The clause that allows it, of each grant in its line.
+    pub(crate) clauses: Vec<usize>,
     /// The longest that it may take.
     pub(crate) timeout_ms: u64,
     /// The most bytes of its result.
     pub(crate) max_result_bytes: u64,
 }
 
-/// Decides on `call` under `held`, the grant that it names, if there is one.
-pub(crate) fn decide(held: Option<&Held>, call: &Call<'_>, now: Now) -> Ruling {
+/// The clause of one grant in a call's line.
+#[derive(Clone, Copy)]
+struct Fit<'a> {
+    /// The grant's place in the line: 0 is the one that the call names.
+    level: usize,
+    held: &'a Held,
+    at: usize,
+    clause: &'a Clause,
+}
+
+/// Decides on `call` under the `facts` as they stand.
+pub(crate) fn decide(facts: &Facts<'_>, call: &Call<'_>, now: Now) -> Ruling {
+    let risk = call.pinned.map_or(Risk::High, |tool| tool.risk);
     let mut ruling = Ruling {
         verdict: Err(unknown_grant()),
         rules: Vec::new(),
-        risk: call.pinned.map_or(Risk::High, |tool| tool.risk),
-        required: held.map(|held| held.grant.require.clone()).unwrap_or_default(),
+        risk,
+        raised: Raised { effective: risk, reasons: Vec::new() },
+        required: facts.grants.first().map(|held| held.grant.require.clone()).unwrap_or_default(),
         budgets: Vec::new(),
     };
-    ruling.verdict = judge(held, call, now, &mut ruling.budgets);
+    ruling.verdict = judge(facts, call, now, &mut ruling);
     ruling.rules = match &ruling.verdict {
-        Ok(permit) => vec![format!("grant/tools/{}", permit.clause)],
+        Ok(permit) => permit.rules(),
         Err(denial) => vec![denial.rule.clone()],
     };
     if ruling.verdict.is_err() {
@@ -95,22 +139,96 @@ pub(crate) fn decide(held: Option<&Held>, call: &Call<'_>, now: Now) -> Ruling {
     ruling
 }
 
+impl Permit {
+    /// The clauses that allow the call, by name.
+    fn rules(&self) -> Vec<String> {
+        let levels = self.clauses.iter().enumerate();
+        levels.map(|(level, at)| format!("{}grant/tools/{at}", held::prefix(level))).collect()
+    }
+}
+
+/// The gates, in their order. What they find out on the way goes into `ruling`.
 fn judge(
-    held: Option<&Held>,
+    facts: &Facts<'_>,
     call: &Call<'_>,
     now: Now,
-    budgets: &mut Vec<BudgetUse>,
+    ruling: &mut Ruling,
 ) -> Result<Permit, Denial> {
-    let held = known(held, call)?;
+    let held = known(facts.grants.first().copied(), call)?;
     belongs(held, call)?;
-    timely(held, now)?;
-    bounded(held, call)?;
+    facts.grants.iter().try_for_each(|held| timely(held, now))?;
+    boundary::check(&held.grant.require, call, "gate/boundary")?;
     let tool = pinned(held, call)?;
-    let (at, clause) = fitting_clause(held, call)?;
-    let usage = held.clauses.get(at).copied().unwrap_or_default();
-    let permit = budget::check(held, (at, clause, usage), tool, call, budgets)?;
-    rate::check(at, clause, usage, now)?;
-    Ok(permit)
+    let line = fitting_line(facts, call)?;
+    line.iter().try_for_each(|fit| open(fit, now))?;
+    assess(facts, &line, call, ruling)?;
+    flow::check(facts, &line)?;
+    let mut allowance = Allowance::of(tool);
+    line.iter().for_each(|fit| allowance.narrow(fit.held, fit.clause));
+    for fit in &line {
+        let level = (fit.level, fit.held);
+        let limits = (allowance, now);
+        budget::check(level, (fit.at, fit.clause), (tool, call), limits, &mut ruling.budgets)?;
+    }
+    line.iter().try_for_each(|fit| rate::check(fit, now))?;
+    approved(&line, call)?;
+    Ok(Permit {
+        clauses: line.iter().map(|fit| fit.at).collect(),
+        timeout_ms: allowance.timeout_ms,
+        max_result_bytes: allowance.max_result_bytes,
+    })
+}
+
+/// The call's risk is below every ceiling and its boundary above every floor.
+fn assess(
+    facts: &Facts<'_>,
+    line: &[Fit<'_>],
+    call: &Call<'_>,
+    ruling: &mut Ruling,
+) -> Result<(), Denial> {
+    for fit in line {
+        let raised = boundary::risk(ruling.risk, fit.clause, call, facts.seen, false);
+        if raised.effective >= ruling.raised.effective && !raised.reasons.is_empty() {
+            ruling.raised = raised;
+        }
+    }
+    let risk = ruling.raised.effective;
+    for fit in line {
+        under_ceiling(fit.held, risk)?;
+        for required in [&fit.held.grant.require, &fit.clause.require] {
+            required.iter().for_each(|property| ruling.required.insert(property));
+        }
+    }
+    facts.floor.of(risk).iter().for_each(|property| ruling.required.insert(property));
+    boundary::check(&ruling.required, call, "gate/boundary/clause")
+}
+
+/// Nobody has to be asked.
+fn approved(line: &[Fit<'_>], call: &Call<'_>) -> Result<(), Denial> {
+    let needed = approvals(line, call)?;
+    if needed == Approvals::None {
+        return Ok(());
+    }
+    let expected = format!("the approval of {} persons", needed.count());
+    Err(deny(DenyCode::ApprovalPending, "gate/approval", expected, "none")
+        .hint("the operator must be asked"))
+}
+
+/// How many people must approve the call.
+fn approvals(line: &[Fit<'_>], call: &Call<'_>) -> Result<Approvals, Denial> {
+    let mut needed = Approvals::None;
+    for fit in line {
+        needed = needed.max(fit.clause.approvals);
+        for threshold in &fit.clause.thresholds {
+            let amount = call.arguments.pointer(&threshold.pointer).and_then(Decimal::of_argument);
+            let amount =
+                amount.ok_or_else(|| budget::no_amount(fit.level, fit.at, &threshold.pointer))?;
+            if amount > threshold.above {
+                needed = needed.max(threshold.approvals);
+            }
+        }
+    }
+    Ok(needed)
 }
 
 fn unknown_grant() -> Denial {
@@ -178,23 +296,6 @@ fn timely(held: &Held, now: Now) -> Result<(), Denial> {
     Ok(())
 }
 
-/// The certificate has every property that the grant requires.
-fn bounded(held: &Held, call: &Call<'_>) -> Result<(), Denial> {
-    let actual = &call.caller.claims.properties;
-    let missing = actual.missing(&held.grant.require);
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let class = call.caller.claims.boundary;
-    Err(deny(
-        DenyCode::BoundaryInsufficient,
-        "gate/boundary",
-        format!("properties {}", held.grant.require),
-        format!("{class} with {actual}; missing {missing}"),
-    )
-    .hint("run the task in a stronger boundary"))
-}
-
 /// The gateway has the tool, as the sandbox was shown it, below the ceiling.
 fn pinned<'a>(held: &Held, call: &Call<'a>) -> Result<&'a PinnedTool, Denial> {
     let granted = call.grant.is_some() && held.grant.clauses(call.tool).next().is_some();
@@ -204,16 +305,21 @@ fn pinned<'a>(held: &Held, call: &Call<'a>) -> Result<&'a PinnedTool, Denial> {
         return Err(deny(DenyCode::ToolDrift, "gate/pin", "the pinned definition", actual)
             .hint("list the tools again; if it stays, the operator must look at the tool server"));
     }
-    if tool.risk > held.grant.risk_ceiling {
-        return Err(deny(
-            DenyCode::RiskCeiling,
-            "gate/risk",
-            format!("a tool of at most {} risk", held.grant.risk_ceiling),
-            format!("{} risk", tool.risk),
-        )
-        .hint("ask the operator for a grant with a higher ceiling"));
-    }
+    under_ceiling(held, tool.risk)?;
     Ok(tool)
+}
+
+fn under_ceiling(held: &Held, risk: Risk) -> Result<(), Denial> {
+    if risk <= held.grant.risk_ceiling {
+        return Ok(());
+    }
+    Err(deny(
+        DenyCode::RiskCeiling,
+        "gate/risk",
+        format!("a call of at most {} risk", held.grant.risk_ceiling),
+        format!("{risk} risk"),
+    )
+    .hint("ask the operator for a grant with a higher ceiling"))
 }
 
 fn not_granted(call: &Call<'_>) -> Denial {
@@ -221,30 +327,50 @@ fn not_granted(call: &Call<'_>) -> Denial {
         .hint("list the tools; what is not there is not allowed")
 }
 
-/// The first clause for the tool whose constraints all hold.
-fn fitting_clause<'a>(held: &'a Held, call: &Call<'_>) -> Result<(usize, &'a Clause), Denial> {
+/// The clause that fits in each grant of the line.
+fn fitting_line<'a>(facts: &Facts<'a>, call: &Call<'_>) -> Result<Vec<Fit<'a>>, Denial> {
     if !call.arguments.is_object() {
         let expected = "an object of arguments";
         return Err(deny(DenyCode::ArgsInvalid, "gate/arguments", expected, "another value").into());
     }
+    facts.grants.iter().enumerate().map(|(level, held)| fitting(level, held, call)).collect()
+}
+
+/// The first clause for the tool whose constraints all hold.
+fn fitting<'a>(level: usize, held: &'a Held, call: &Call<'_>) -> Result<Fit<'a>, Denial> {
     let mut first_broken = None;
     for (at, clause) in held.grant.clauses(call.tool) {
         let broken = (0..).zip(&clause.arguments).find(|(_, c)| !c.holds(call.arguments));
         match broken {
-            None => return Ok((at, clause)),
+            None => return Ok(Fit { level, held, at, clause }),
             Some((place, constraint)) => {
                 first_broken.get_or_insert((at, place, constraint));
             }
         }
     }
+    let prefix = held::prefix(level);
     let (rule, expected) = match first_broken {
         Some((at, place, constraint)) => {
-            (format!("grant/tools/{at}/arguments/{place}"), constraint.describe())
+            (format!("{prefix}grant/tools/{at}/arguments/{place}"), constraint.describe())
         }
-        None => ("gate/arguments".to_owned(), "a clause for the tool".to_owned()),
+        None => (format!("{prefix}gate/arguments"), "a clause for the tool".to_owned()),
     };
     Err(deny(DenyCode::DecisionLimit, rule, expected, "arguments that do not")
         .hint("change the arguments to what the grant allows"))
+}
+
+/// The clause has not ended before its grant.
+fn open(fit: &Fit<'_>, now: Now) -> Result<(), Denial> {
+    match fit.clause.until {
+        Some(until) if now.unix() >= until => Err(deny(
+            DenyCode::GrantExpired,
+            format!("{}grant/tools/{}/until", held::prefix(fit.level), fit.at),
+            format!("a time before {until}"),
+            now.unix().to_string(),
+        )
+        .hint("this tool's time is over; ask the operator for a new grant")),
+        _ => Ok(()),
+    }
 }
 
 /// A denial that will not pass by waiting, without a hint.

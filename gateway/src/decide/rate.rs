@@ -1,22 +1,24 @@
 //! Do the calls come too fast, or too many at once? The generic cell rate
 //! algorithm on whole microseconds, so that the answer is the same everywhere.
 
+use casemate_ledger::Rate;
 use casemate_ledger::cgp::{Denial, DenyCode};
-use casemate_ledger::{Clause, Rate};
 
-use super::{Use, deny};
+use super::{Fit, deny, held};
 use crate::clock::Now;
 
 const MINUTE_US: u64 = 60_000_000;
 
 /// Checks the clause's rate and concurrency.
-pub(super) fn check(at: usize, clause: &Clause, usage: Use, now: Now) -> Result<(), Denial> {
+pub(super) fn check(fit: &Fit<'_>, now: Now) -> Result<(), Denial> {
+    let (at, clause, prefix) = (fit.at, fit.clause, held::prefix(fit.level));
+    let usage = fit.held.clauses.get(at).copied().unwrap_or_default();
     if let Some(limit) = clause.concurrency
         && usage.running >= limit
     {
         return Err(deny(
             DenyCode::Concurrency,
-            format!("grant/tools/{at}/concurrency"),
+            format!("{prefix}grant/tools/{at}/concurrency"),
             format!("at most {limit} calls at once"),
             format!("{} running", usage.running),
         )
@@ -29,7 +31,7 @@ pub(super) fn check(at: usize, clause: &Clause, usage: Use, now: Now) -> Result<
     }
     Err(deny(
         DenyCode::RateLimited,
-        format!("grant/tools/{at}/rate"),
+        format!("{prefix}grant/tools/{at}/rate"),
         format!("{} calls a minute, {} at once", rate.per_minute, rate.burst),
         "a faster pace",
     )

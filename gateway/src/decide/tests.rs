@@ -2,7 +2,10 @@
 
 use casemate_attestation::{Boundary, IdentityClaims, Property, UnixTime};
 use casemate_ledger::constraint::Rule;
-use casemate_ledger::{Authentic, Budgets, Constraint, Grant, Rate, Record};
+use casemate_ledger::{
+    Authentic, Budgets, Constraint, Effect, Grant, Outcome, Rate, Record, Status, Sum, Threshold,
+    Window,
+};
 use serde_json::json;
 
 use super::*;
@@ -41,7 +44,9 @@ fn grant() -> Grant {
         risk_ceiling: Risk::Medium,
         require: [Property::OwnKernel].into_iter().collect(),
         tools: vec![Clause::of("time.now")],
-        budgets: Budgets { calls: 2, bytes_out: None, bytes_in: None },
+        budgets: Budgets::of(2),
+        parent: None,
+        owner: None,
     }
 }
 
@@ -52,12 +57,24 @@ fn signed(grant: Grant) -> Authentic<Grant> {
 
 fn tool() -> PinnedTool {
     PinnedTool {
+        upstream: "time".to_owned(),
         digest: [5; 32],
         risk: Risk::Low,
+        idempotent: false,
+        read_only: false,
+        cost_micro: 100,
+        label: Label::Public,
+        volatile: Vec::new(),
         drifted: false,
         max_result_bytes: 1000,
         timeout_ms: 5000,
     }
+}
+
+fn facts<'a>(grants: &'a [&'a Held]) -> Facts<'a> {
+    static FLOOR: std::sync::LazyLock<BoundaryFloor> =
+        std::sync::LazyLock::new(BoundaryFloor::default);
+    Facts { grants, floor: &FLOOR, seen: Label::Public }
 }
 
 fn at(seconds: u64) -> Now {
@@ -73,6 +90,8 @@ struct Case {
     shown: Option<[u8; 32]>,
     name: &'static str,
     arguments: Value,
+    above: Option<Held>,
+    seen: Label,
     now: Now,
 }
 
@@ -86,6 +105,8 @@ impl Default for Case {
             shown: Some([5; 32]),
             name: "time.now",
             arguments: json!({}),
+            above: None,
+            seen: Label::Public,
             now: at(1),
         }
     }
@@ -104,7 +125,9 @@ impl Case {
             arguments: &self.arguments,
             arguments_length: 2,
         };
-        decide(Some(&held), &call, self.now)
+        let line: Vec<&Held> = std::iter::once(&held).chain(&self.above).collect();
+        let facts = Facts { seen: self.seen, ..facts(&line) };
+        decide(&facts, &call, self.now)
     }
 
     fn denied(&self, code: DenyCode) -> Denial {
@@ -128,7 +151,7 @@ fn constrained(rule: Rule) -> Clause {
 fn a_call_within_the_grant_is_allowed() {
     let ruling = Case::default().ruling();
     let permit = ruling.verdict.unwrap();
-    assert_eq!((permit.clause, permit.timeout_ms, permit.max_result_bytes), (0, 5000, 1000));
+    assert_eq!((permit.clauses, permit.timeout_ms, permit.max_result_bytes), (vec![0], 5000, 1000));
     assert_eq!(ruling.rules, ["grant/tools/0"]);
     assert_eq!(ruling.budgets.len(), 1);
 }
@@ -153,7 +176,8 @@ fn a_grant_that_is_not_held_or_not_the_one_named_is_unknown() {
         (Some(&held), other, DenyCode::GrantUnknown),
         (Some(&held), None, DenyCode::ToolNotGranted),
     ] {
-        let ruling = decide(held, &Call { grant: named, ..call }, case.now);
+        let line: Vec<&Held> = held.into_iter().collect();
+        let ruling = decide(&facts(&line), &Call { grant: named, ..call }, case.now);
         assert_eq!(ruling.verdict.unwrap_err().code, code);
     }
 }
@@ -207,46 +231,297 @@ fn which_arguments() {
     let two = || Grant { tools: vec![utc.clone(), berlin.clone()], ..grant() };
     let call =
         |zone: &str| Case { grant: two(), arguments: json!({"zone": zone}), ..Case::default() };
-    assert_eq!(call("UTC").ruling().verdict.unwrap().clause, 0);
-    assert_eq!(call("Europe/Berlin").ruling().verdict.unwrap().clause, 1);
+    assert_eq!(call("UTC").ruling().verdict.unwrap().clauses, [0]);
+    assert_eq!(call("Europe/Berlin").ruling().verdict.unwrap().clauses, [1]);
     let denial = call("Mars").denied(DenyCode::DecisionLimit);
     assert_eq!(denial.rule, "grant/tools/0/arguments/0");
     assert!(denial.expected.contains("UTC"));
 }
 
+/// A grant of which `used` is used, each by name.
+fn with_use(used: &'static [(&'static str, u64)]) -> Box<dyn Fn(&mut Held)> {
+    Box::new(move |held| used.iter().for_each(|(name, count)| held.used.add(name, *count, 0)))
+}
+
 #[test]
 fn budgets_cover_the_call_or_it_is_denied() {
-    let used = |held: &mut Held| held.calls = 2;
-    let denial = Case { held: Box::new(used), ..Case::default() }.denied(DenyCode::BudgetExhausted);
-    assert_eq!(denial.rule, "budget/grant.calls");
-    let clause = Clause { max_calls: Some(1), ..Clause::of("time.now") };
-    let once = Grant { tools: vec![clause], ..grant() };
-    let used = |held: &mut Held| held.clauses[0].calls = 1;
-    Case { grant: once, held: Box::new(used), ..Case::default() }.denied(DenyCode::BudgetExhausted);
-    let out = Budgets { calls: 9, bytes_out: Some(1), bytes_in: None };
-    Case { grant: Grant { budgets: out, ..grant() }, ..Case::default() }
-        .denied(DenyCode::BudgetExhausted);
-    let income = Grant { budgets: Budgets { bytes_in: Some(100), ..out }, ..grant() };
-    let income = Grant { budgets: Budgets { bytes_out: None, ..income.budgets }, ..income };
-    let left = |held: &mut Held| held.bytes_in = 40;
-    let ruling = Case { grant: income.clone(), held: Box::new(left), ..Case::default() }.ruling();
-    assert_eq!(ruling.verdict.unwrap().max_result_bytes, 60);
-    let spent = |held: &mut Held| held.bytes_in = 100;
-    Case { grant: income, held: Box::new(spent), ..Case::default() }
-        .denied(DenyCode::BudgetExhausted);
+    let of = |budgets: Budgets, clause: Clause| Grant { budgets, tools: vec![clause], ..grant() };
+    let calls = || Budgets::of(9);
+    let now = || Clause::of("time.now");
+    type Row = (Grant, &'static [(&'static str, u64)], Option<&'static str>);
+    let cases: [Row; 16] = [
+        (grant(), &[("grant.calls", 1)], None),
+        (grant(), &[("grant.calls", 2)], Some("grant.calls")),
+        (of(calls(), Clause { max_calls: Some(1), ..now() }), &[], None),
+        (
+            of(calls(), Clause { max_calls: Some(1), ..now() }),
+            &[("clause.0.calls", 1)],
+            Some("clause.0.calls"),
+        ),
+        (of(Budgets { bytes_out: Some(2), ..calls() }, now()), &[], None),
+        (of(Budgets { bytes_out: Some(1), ..calls() }, now()), &[], Some("grant.bytes_out")),
+        (
+            of(calls(), Clause { max_bytes_out: Some(4), ..now() }),
+            &[("clause.0.bytes_out", 2)],
+            None,
+        ),
+        (
+            of(calls(), Clause { max_bytes_out: Some(4), ..now() }),
+            &[("clause.0.bytes_out", 3)],
+            Some("clause.0.bytes_out"),
+        ),
+        (
+            of(Budgets { cost_micro: Some(200), ..calls() }, now()),
+            &[("grant.cost_micro", 100)],
+            None,
+        ),
+        (
+            of(Budgets { cost_micro: Some(200), ..calls() }, now()),
+            &[("grant.cost_micro", 101)],
+            Some("grant.cost_micro"),
+        ),
+        (of(Budgets { wall_ms: Some(6000), ..calls() }, now()), &[("grant.wall_ms", 5999)], None),
+        (
+            of(Budgets { wall_ms: Some(6000), ..calls() }, now()),
+            &[("grant.wall_ms", 6000)],
+            Some("grant.wall_ms"),
+        ),
+        (of(Budgets { bytes_in: Some(100), ..calls() }, now()), &[("grant.bytes_in", 99)], None),
+        (
+            of(Budgets { bytes_in: Some(100), ..calls() }, now()),
+            &[("grant.bytes_in", 100)],
+            Some("grant.bytes_in"),
+        ),
+        (of(Budgets { distinct_tools: Some(1), ..calls() }, now()), &[], None),
+        (
+            of(Budgets { distinct_tools: Some(1), ..calls() }, now()),
+            &[("grant.distinct_tools", 1)],
+            Some("grant.distinct_tools"),
+        ),
+    ];
+    for (at, (grant, used, expected)) in cases.into_iter().enumerate() {
+        let case = Case { grant, held: with_use(used), ..Case::default() };
+        match expected {
+            None => assert!(case.ruling().verdict.is_ok(), "case {at}"),
+            Some(name) => {
+                let denial = case.denied(DenyCode::BudgetExhausted);
+                assert_eq!(denial.rule, format!("budget/{name}"), "case {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_left_bounds_the_call() {
+    let of = |budgets: Budgets, clause: Clause| Grant { budgets, tools: vec![clause], ..grant() };
+    let budgets = Budgets { bytes_in: Some(100), wall_ms: Some(6000), ..Budgets::of(9) };
+    let left = with_use(&[("grant.bytes_in", 40), ("grant.wall_ms", 4000)]);
+    let permit = Case { grant: of(budgets, Clause::of("time.now")), held: left, ..Case::default() };
+    let permit = permit.ruling().verdict.unwrap();
+    assert_eq!((permit.max_result_bytes, permit.timeout_ms), (60, 2000));
+}
+
+fn outcome(status: Status) -> Outcome {
+    Outcome {
+        decision: [0; 32],
+        status,
+        reason: None,
+        result: None,
+        upstream: None,
+        started_ms: if status == Status::NotDispatched { 0 } else { 1000 },
+        ended_ms: 1700,
+        bytes_out: 2,
+        bytes_in: 30,
+    }
 }
 
 #[test]
 fn reserving_and_settling_keep_the_sum() {
-    let budgets = Budgets { calls: 5, bytes_out: Some(100), bytes_in: Some(1000) };
-    let clause = Clause { max_calls: Some(5), ..Clause::of("time.now") };
-    let case = Case { grant: Grant { budgets, tools: vec![clause], ..grant() }, ..Case::default() };
+    let budgets = Budgets {
+        bytes_out: Some(100),
+        bytes_in: Some(1000),
+        cost_micro: Some(1000),
+        wall_ms: Some(100_000),
+        ..Budgets::of(5)
+    };
+    let sum = Sum { pointer: "/amount".into(), window: Window::Day, max: Decimal(10_000_000) };
+    let clause = Clause { max_calls: Some(5), sums: vec![sum], ..Clause::of("time.now") };
+    let names = ["calls", "bytes_out", "bytes_in", "cost_micro", "wall_ms"];
+    for (status, expected, summed) in [
+        (Status::Executed, [1, 2, 30, 100, 700], 4_000_000),
+        (Status::Timeout, [1, 2, 30, 100, 700], 4_000_000),
+        (Status::NotDispatched, [1, 0, 0, 0, 0], 0),
+        (Status::Unknown, [1, 2, 1000, 100, 5000], 4_000_000),
+    ] {
+        let case = Case {
+            grant: Grant { budgets, tools: vec![clause.clone()], ..grant() },
+            arguments: json!({"amount": "4"}),
+            ..Case::default()
+        };
+        let ruling = case.ruling();
+        let mut held = Held::new(signed(case.grant.clone()), 0);
+        held.reserve(0, &ruling.budgets, "time.now", 7);
+        let used = |held: &Held| names.map(|name| held.used.used(&format!("grant.{name}")));
+        assert_eq!(used(&held), [1, 2, 1000, 100, 5000]);
+        assert_eq!(held.used.summed("clause.0.sum.0", Window::Day, 7), 4_000_000);
+        held.settle(0, &ruling.budgets, &outcome(status), 7);
+        assert_eq!(used(&held), expected, "{status:?}");
+        assert_eq!(held.used.used("clause.0.calls"), 1);
+        assert_eq!(held.used.summed("clause.0.sum.0", Window::Day, 7), summed, "{status:?}");
+    }
+}
+
+#[test]
+fn sums_and_thresholds_count_amounts() {
+    let sum = Sum { pointer: "/amount".into(), window: Window::Hour, max: Decimal(10_000_000) };
+    let threshold = |above: u64, approvals| Threshold {
+        pointer: "/amount".into(),
+        above: Decimal(above * 1_000_000),
+        approvals,
+    };
+    let summed = Clause { sums: vec![sum], ..Clause::of("time.now") };
+    let asked = Clause {
+        thresholds: vec![threshold(3, Approvals::One), threshold(6, Approvals::Two)],
+        ..Clause::of("time.now")
+    };
+    let always = Clause { approvals: Approvals::One, ..Clause::of("time.now") };
+    let cases = [
+        (&summed, json!({"amount": "6"}), None),
+        (&summed, json!({"amount": "6.000001"}), Some(DenyCode::BudgetExhausted)),
+        (&summed, json!({"amount": 6}), None),
+        (&summed, json!({"amount": 6.0}), Some(DenyCode::DecisionLimit)),
+        (&summed, json!({"amount": "-6"}), Some(DenyCode::DecisionLimit)),
+        (&summed, json!({}), Some(DenyCode::DecisionLimit)),
+        (&asked, json!({"amount": "3"}), None),
+        (&asked, json!({"amount": "3.01"}), Some(DenyCode::ApprovalPending)),
+        (&asked, json!({"amount": "7"}), Some(DenyCode::ApprovalPending)),
+        (&asked, json!({"amount": true}), Some(DenyCode::DecisionLimit)),
+        (&always, json!({}), Some(DenyCode::ApprovalPending)),
+    ];
+    for (at, (clause, arguments, expected)) in cases.into_iter().enumerate() {
+        let case = Case {
+            grant: Grant { tools: vec![clause.clone()], ..grant() },
+            held: Box::new(|held| held.used.add("clause.0.sum.0", 4_000_000, START * 1000)),
+            arguments,
+            ..Case::default()
+        };
+        match expected {
+            None => assert!(case.ruling().verdict.is_ok(), "case {at}: {:?}", case.ruling()),
+            Some(code) => drop(case.denied(code)),
+        }
+    }
+}
+
+#[test]
+fn risk_rises_and_meets_floor_and_ceiling() {
+    let amount = Threshold {
+        pointer: "/amount".into(),
+        above: Decimal(1_000_000),
+        approvals: Approvals::One,
+    };
+    let reads = Clause { effect: Effect::Read, ..Clause::of("time.now") };
+    let clause = |change: fn(&mut Clause)| {
+        let mut clause = reads.clone();
+        change(&mut clause);
+        clause
+    };
+    let high = |clause: Clause| Grant { tools: vec![clause], risk_ceiling: Risk::High, ..grant() };
+    // What was seen, the clause, the base risk, the effective risk or the denial.
+    let cases = [
+        (Label::Public, clause(|_| ()), Risk::Low, Ok(Risk::Low)),
+        (Label::Internal, clause(|_| ()), Risk::Low, Ok(Risk::Low)),
+        (Label::Confidential, clause(|_| ()), Risk::Low, Ok(Risk::Medium)),
+        (Label::Internal, clause(|c| c.effect = Effect::External), Risk::Low, Ok(Risk::Medium)),
+        (
+            Label::Confidential,
+            clause(|c| c.effect = Effect::External),
+            Risk::Low,
+            Err(DenyCode::BoundaryInsufficient),
+        ),
+        (Label::Public, clause(|_| ()), Risk::High, Err(DenyCode::BoundaryInsufficient)),
+        (
+            Label::Public,
+            clause(|c| c.require.insert(Property::DebugOff)),
+            Risk::Low,
+            Err(DenyCode::BoundaryInsufficient),
+        ),
+    ];
+    for (at, (seen, clause, base, expected)) in cases.into_iter().enumerate() {
+        let tool = Some(PinnedTool { risk: base, ..tool() });
+        let case = Case { grant: high(clause), tool, seen, ..Case::default() };
+        match expected {
+            Ok(risk) => {
+                let ruling = case.ruling();
+                assert!(ruling.verdict.is_ok(), "case {at}: {ruling:?}");
+                assert_eq!((ruling.risk, ruling.raised.effective), (base, risk), "case {at}");
+                assert_eq!(ruling.raised.reasons.is_empty(), base == risk);
+            }
+            Err(code) => drop(case.denied(code)),
+        }
+    }
+    // The ceiling is of the raised risk.
+    let low = Grant { risk_ceiling: Risk::Low, tools: vec![reads.clone()], ..grant() };
+    Case { grant: low, seen: Label::Confidential, ..Case::default() }.denied(DenyCode::RiskCeiling);
+    let over = Clause { thresholds: vec![amount], ..reads };
+    let low = Grant { risk_ceiling: Risk::Low, tools: vec![over], ..grant() };
+    Case { grant: low, arguments: json!({"amount": "2"}), ..Case::default() }
+        .denied(DenyCode::RiskCeiling);
+}
+
+#[test]
+fn labels_stop_what_was_read_from_leaving() {
+    let clause =
+        |most| Clause { max_in_label: most, effect: Effect::Read, ..Clause::of("time.now") };
+    let cases = [
+        (Label::Public, Some(Label::Public), true),
+        (Label::Internal, Some(Label::Public), false),
+        (Label::Internal, Some(Label::Internal), true),
+        (Label::Restricted, Some(Label::Confidential), false),
+        (Label::Restricted, None, true),
+    ];
+    for (seen, most, allowed) in cases {
+        let grant = Grant { tools: vec![clause(most)], ..grant() };
+        let case = Case { grant, seen, ..Case::default() };
+        if allowed {
+            assert!(case.ruling().verdict.is_ok());
+        } else {
+            case.denied(DenyCode::FlowLabel);
+        }
+    }
+}
+
+#[test]
+fn every_grant_in_the_line_is_asked() {
+    let parent = |grant: Grant| Held::new(signed(Grant { id: [8; 16], ..grant }), 0);
+    let above = |held: Held| Case { above: Some(held), ..Case::default() };
+    let case = above(parent(grant()));
     let ruling = case.ruling();
-    let mut held = Held::new(signed(case.grant.clone()), 0);
-    held.reserve(&ruling.budgets);
-    assert_eq!((held.calls, held.bytes_out, held.bytes_in, held.clauses[0].calls), (1, 2, 1000, 1));
-    held.settle(1000, 30);
-    assert_eq!(held.bytes_in, 30);
+    assert_eq!(ruling.verdict.unwrap().clauses, [0, 0]);
+    assert_eq!(ruling.rules, ["grant/tools/0", "parent.1.grant/tools/0"]);
+    let mut first = Held::new(signed(grant()), 0);
+    let mut second = parent(grant());
+    first.reserve(0, &ruling.budgets, "time.now", 0);
+    second.reserve(1, &ruling.budgets, "time.now", 0);
+    assert_eq!((first.calls(), second.calls()), (1, 1));
+    let mut revoked = parent(grant());
+    revoked.revoked = true;
+    above(revoked).denied(DenyCode::GrantRevoked);
+    let mut spent = parent(grant());
+    spent.used.add("grant.calls", 2, 0);
+    let denial = above(spent).denied(DenyCode::BudgetExhausted);
+    assert_eq!(denial.rule, "budget/parent.1.grant.calls");
+    let narrow = constrained(Rule::Present);
+    let narrow = parent(Grant { tools: vec![narrow], ..grant() });
+    let denial = above(narrow).denied(DenyCode::DecisionLimit);
+    assert_eq!(denial.rule, "parent.1.grant/tools/0/arguments/0");
+    let over = parent(Grant { expires: UnixTime(START + 1), ..grant() });
+    above(over).denied(DenyCode::GrantExpired);
+    let other = parent(Grant { tools: vec![Clause::of("time.other")], ..grant() });
+    above(other).denied(DenyCode::DecisionLimit);
+    let until = Clause { until: Some(UnixTime(START + 1)), ..Clause::of("time.now") };
+    let denial =
+        above(parent(Grant { tools: vec![until], ..grant() })).denied(DenyCode::GrantExpired);
+    assert_eq!(denial.rule, "parent.1.grant/tools/0/until");
 }
 
 #[test]
@@ -257,8 +532,9 @@ fn pace_and_concurrency() {
     let mut held = Held::new(signed(paced()), 0);
     let permit = Case { grant: paced(), ..Case::default() }.ruling().verdict.unwrap();
     // Two at once are the burst; the third has to wait a second.
-    held.start(&permit, at(1));
-    held.start(&permit, at(1));
+    assert_eq!(permit.clauses, [0]);
+    held.start(0, at(1));
+    held.start(0, at(1));
     let usage = held.clauses[0];
     let with = move |held: &mut Held| held.clauses[0] = usage;
     let denial = Case { grant: paced(), held: Box::new(with), now: at(1), ..Case::default() }
@@ -278,7 +554,7 @@ fn pace_and_concurrency() {
 fn the_same_inputs_give_the_same_ruling() {
     let case = Case::default();
     let mut held = Held::new(signed(case.grant.clone()), 0);
-    held.calls = 1;
+    held.used.add("grant.calls", 1, 0);
     let call = Call {
         caller: &case.caller,
         grant: Some(GrantRef { id: held.grant.id, digest: held.digest }),
@@ -288,5 +564,6 @@ fn the_same_inputs_give_the_same_ruling() {
         arguments: &case.arguments,
         arguments_length: 2,
     };
-    assert_eq!(decide(Some(&held), &call, case.now), decide(Some(&held), &call, case.now));
+    let line = [&held];
+    assert_eq!(decide(&facts(&line), &call, case.now), decide(&facts(&line), &call, case.now));
 }

@@ -274,7 +274,9 @@ pub fn grant(tools: &[&str], calls: u64) -> Grant {
         risk_ceiling: Risk::Medium,
         require: [Property::OwnKernel].into_iter().collect(),
         tools: tools.iter().map(|name| Clause::of(*name)).collect(),
-        budgets: Budgets { calls, bytes_out: None, bytes_in: None },
+        budgets: Budgets::of(calls),
+        parent: None,
+        owner: None,
     }
 }
 

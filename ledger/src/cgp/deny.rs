@@ -28,17 +28,37 @@ pub enum DenyCode {
     ArgsInvalid,
     /// The arguments are outside the grant's constraints.
     DecisionLimit,
+    /// The call would reach data that it may not.
+    DataReach,
+    /// The organisation's rules forbid the call.
+    PolicyForbid,
+    /// The sandbox has seen data that may not go where the call goes.
+    FlowLabel,
+    /// The same call still runs, or nobody knows whether it did.
+    DuplicateSuppressed,
+    /// The sandbox repeats itself: this tool rests for a while.
+    LoopQuarantine,
+    /// The sandbox repeats itself for too long: its grant waits for the operator.
+    LoopStop,
     /// A budget does not cover the call.
     BudgetExhausted,
     /// The calls come too fast.
     RateLimited,
     /// Too many calls run at once.
     Concurrency,
+    /// The tool server fails too often and is left alone for a while.
+    BreakerOpen,
+    /// People must approve the call and have not done so yet.
+    ApprovalPending,
+    /// Somebody who was asked said no.
+    ApprovalDenied,
+    /// Nobody answered in time, or what was approved is no longer the same.
+    ApprovalExpired,
 }
 
 impl DenyCode {
     /// Every code, in the order of the gates.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 24] = [
         Self::GrantUnknown,
         Self::GrantForeign,
         Self::GrantNotYetValid,
@@ -50,9 +70,19 @@ impl DenyCode {
         Self::ToolDrift,
         Self::ArgsInvalid,
         Self::DecisionLimit,
+        Self::DataReach,
+        Self::PolicyForbid,
+        Self::FlowLabel,
+        Self::DuplicateSuppressed,
+        Self::LoopQuarantine,
+        Self::LoopStop,
         Self::BudgetExhausted,
         Self::RateLimited,
         Self::Concurrency,
+        Self::BreakerOpen,
+        Self::ApprovalPending,
+        Self::ApprovalDenied,
+        Self::ApprovalExpired,
     ];
 
     /// The code as records and replies write it.
@@ -69,9 +99,19 @@ impl DenyCode {
             Self::ToolDrift => "tool_drift",
             Self::ArgsInvalid => "args_invalid",
             Self::DecisionLimit => "decision_limit",
+            Self::DataReach => "data_reach",
+            Self::PolicyForbid => "policy_forbid",
+            Self::FlowLabel => "flow_label",
+            Self::DuplicateSuppressed => "duplicate_suppressed",
+            Self::LoopQuarantine => "loop_quarantine",
+            Self::LoopStop => "loop_stop",
             Self::BudgetExhausted => "budget_exhausted",
             Self::RateLimited => "rate_limited",
             Self::Concurrency => "concurrency",
+            Self::BreakerOpen => "breaker_open",
+            Self::ApprovalPending => "approval_pending",
+            Self::ApprovalDenied => "approval_denied",
+            Self::ApprovalExpired => "approval_expired",
         }
     }
 
