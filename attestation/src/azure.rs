@@ -1,12 +1,19 @@
 //! Azure's wrapping of CPU evidence: a vTPM whose key the CPU's report names.
 //!
-//! Source: Azure "Host Compatibility Layer" attestation report (Microsoft,
-//! azure-guest-attestation documentation and azure-cvm-tooling); TPM 2.0 Part 2,
-//! sections 10.12 (TPMS_ATTEST) and 11.2.4.
+//! Format: docs/formats/azure.md. Source: Azure "Host Compatibility Layer"
+//! attestation report (Microsoft, azure-guest-attestation documentation and
+//! azure-cvm-tooling); TPM 2.0 Part 2, sections 10.12 (TPMS_ATTEST) and 11.2.4.
 //!
 //! The chain: a CPU report carries the digest of the runtime JSON; the JSON
 //! holds the vTPM's attestation key; that key signs a TPM quote over a nonce.
-//! Only the last is fresh: the CPU report is made once a boot.
+//! Only the last is fresh: the CPU report is made once a boot, or when the
+//! guest gives the paravisor other user data.
+
+mod item;
+pub mod json;
+
+pub use item::AzureClaims;
+pub(crate) use item::{check, read_quote, verify_item};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -193,6 +200,11 @@ impl<'a> HclReport<'a> {
     pub fn runtime_claims(&self) -> Result<(PublicKey, Option<[u8; 64]>), VerifyError> {
         let runtime = Runtime::parse(self.runtime)?;
         Ok((runtime.attestation_key()?, runtime.user_data()?))
+    }
+
+    /// The machine's configuration. Not yet proved.
+    pub(crate) fn configuration(&self) -> Result<serde_json::Value, VerifyError> {
+        Ok(Runtime::parse(self.runtime)?.configuration)
     }
 
     /// Binds the runtime JSON to a CPU's `report_data`, and the vTPM's quote to

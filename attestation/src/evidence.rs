@@ -14,6 +14,10 @@ pub enum EvidenceKind {
     SnpReport,
     /// A TDX quote, version 4 or 5.
     TdxQuote,
+    /// An Azure HCL report: an SNP report or a TDREPORT, and the vTPM's key.
+    AzureHcl,
+    /// A quote by the vTPM whose key an HCL report names.
+    AzureQuote,
     /// The host's signed statement of the boundary it built.
     HostClaim,
     /// An NVIDIA GPU or NVSwitch SPDM measurement report.
@@ -106,7 +110,7 @@ impl EvidenceItem {
         let mut fields = Fields::of(WHAT, value)?;
         let kind = fields.uint(1)?;
         let kind = EvidenceKind::from_code(kind)
-            .ok_or_else(|| fields.wrong(1, "a known evidence kind (1 to 6)"))?;
+            .ok_or_else(|| fields.wrong(1, "a known evidence kind (1 to 8)"))?;
         let evidence = fields.bytes(2)?;
         let endorsements = fields.items(3)?;
         if endorsements.len() > MAX_ENDORSEMENTS {
@@ -130,13 +134,15 @@ fn endorsement_from_value(value: Value) -> Result<(EndorsementKind, Vec<u8>), Cb
 }
 
 impl EvidenceKind {
-    const CODES: [(u64, Self); 6] = [
+    const CODES: [(u64, Self); 8] = [
         (1, Self::SnpReport),
         (2, Self::TdxQuote),
         (3, Self::HostClaim),
         (4, Self::GpuReport),
         (5, Self::EventLog),
         (6, Self::DeviceInventory),
+        (7, Self::AzureHcl),
+        (8, Self::AzureQuote),
     ];
 
     fn code(self) -> u64 {

@@ -1,6 +1,7 @@
 //! Cryptography only: which bytes did which key vouch for.
 
 use crate::anchors::{Anchor, TrustAnchors};
+use crate::azure::{self, AzureClaims, TpmQuote};
 use crate::error::{Reason, VerifyError};
 use crate::eventlog::{EventLog, EventLogClaims};
 use crate::evidence::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
@@ -58,6 +59,10 @@ pub enum ItemClaims {
     Snp(Box<SnpClaims>),
     /// A TDX quote.
     Tdx(Box<TdxClaims>),
+    /// An Azure HCL report, the SNP report inside it verified.
+    Azure(Box<AzureClaims>),
+    /// A quote by the vTPM that the HCL report names.
+    Vtpm(Box<TpmQuote>),
     /// An event log that replays to the registers of the machine's TDX quote.
     EventLog(Box<EventLogClaims>),
     /// A GPU or NVSwitch.
@@ -78,10 +83,11 @@ pub struct HostClaims {
 }
 
 impl Claims {
-    /// The SNP report, if the envelope had one.
+    /// The SNP report, if the envelope had one, be it inside an HCL report.
     pub fn snp(&self) -> Option<&SnpClaims> {
         self.items.iter().find_map(|item| match item {
             ItemClaims::Snp(claims) => Some(claims.as_ref()),
+            ItemClaims::Azure(claims) => claims.snp.as_ref(),
             _ => None,
         })
     }
@@ -90,6 +96,22 @@ impl Claims {
     pub fn tdx(&self) -> Option<&TdxClaims> {
         self.items.iter().find_map(|item| match item {
             ItemClaims::Tdx(claims) => Some(claims.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// What Azure's paravisor adds, if the envelope had an HCL report.
+    pub fn azure(&self) -> Option<&AzureClaims> {
+        self.items.iter().find_map(|item| match item {
+            ItemClaims::Azure(claims) => Some(claims.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// The vTPM's quote, if the envelope had one beside its HCL report.
+    pub fn vtpm(&self) -> Option<&TpmQuote> {
+        self.items.iter().find_map(|item| match item {
+            ItemClaims::Vtpm(quote) => Some(quote.as_ref()),
             _ => None,
         })
     }
@@ -152,6 +174,7 @@ pub fn verify(
         .collect::<Result<_, _>>()?;
     let claims = Claims { items };
     check_event_log(&claims)?;
+    azure::check(&claims)?;
     Ok(Verified::new(claims))
 }
 
@@ -184,6 +207,13 @@ fn verify_item(
             let claims = tdx::verify_item(item, anchors, endorsements, now)?;
             Ok(ItemClaims::Tdx(Box::new(claims.into_inner())))
         }
+        EvidenceKind::AzureHcl => {
+            let claims = azure::verify_item(item, anchors, endorsements, now)?;
+            Ok(ItemClaims::Azure(Box::new(claims)))
+        }
+        EvidenceKind::AzureQuote => {
+            azure::read_quote(item).map(|quote| ItemClaims::Vtpm(Box::new(quote)))
+        }
         EvidenceKind::EventLog => {
             let log = EventLog::parse(&item.evidence)?;
             Ok(ItemClaims::EventLog(Box::new(EventLogClaims::of(&log))))
@@ -206,11 +236,15 @@ fn refuse_doubles(evidence: &Evidence) -> Result<(), VerifyError> {
         evidence.items.iter().filter(|item| kinds.contains(&item.kind)).count()
     };
     let cpus = count(&[EvidenceKind::SnpReport, EvidenceKind::TdxQuote]);
+    let wrapped = count(&[EvidenceKind::SnpReport, EvidenceKind::AzureHcl]);
+    let quotes = count(&[EvidenceKind::AzureQuote]);
     let hosts = count(&[EvidenceKind::HostClaim]);
     let logs = count(&[EvidenceKind::EventLog]);
     let inventories = count(&[EvidenceKind::DeviceInventory]);
     for (what, count) in [
         ("CPU reports", cpus),
+        ("SNP and HCL reports", wrapped),
+        ("vTPM quotes", quotes),
         ("host claims", hosts),
         ("event logs", logs),
         ("device inventories", inventories),

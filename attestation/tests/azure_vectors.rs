@@ -4,18 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use casemate_attestation::anchors::TrustAnchors;
-use casemate_attestation::azure::{HclKind, HclReport, TpmQuote, verify_snp, verify_tdx};
+use casemate_attestation::azure::{HclKind, HclReport, TpmQuote, json, verify_snp, verify_tdx};
 use casemate_attestation::snp::PreparedVek;
 use casemate_attestation::tdx::{Collateral, Prepared};
-use casemate_attestation::wire::unhex;
 use casemate_attestation::x509::{PemLimits, der_or_pem};
-use casemate_attestation::{Reason, UnixTime};
-use serde_json::Value;
+use casemate_attestation::{EvidenceItem, Reason, UnixTime};
 
 const NONCE: &[u8] = b"challenge";
 
@@ -23,15 +19,12 @@ const NONCE: &[u8] = b"challenge";
 fn snp_evidence_is_bound_down_to_the_nonce() {
     let Some(dir) = vectors() else { return };
     for name in ["snp-evidence-v0.json", "snp-evidence-v1.json", "snp-evidence-v2.json"] {
-        let evidence = json(&dir.join("snp/azure-hcl").join(name));
-        let report = bytes(&evidence, &["report", "hcl_report"]);
+        let items = items(&dir, name);
+        let report = items[0].evidence.clone();
         let hcl = HclReport::parse(&report).unwrap();
-        let tpm = tpm_quote(&evidence);
-        let vek = match evidence["vcek"].as_str().unwrap() {
-            pem if pem.starts_with("-----") => pem.as_bytes().to_vec(),
-            der => octets(&Value::from(der)),
-        };
-        let vek = der_or_pem(&vek, PemLimits::CHAIN).unwrap().remove(0);
+        let tpm = TpmQuote::decode(&items[1].evidence).unwrap();
+        let vek = &items[0].endorsements[0].1;
+        let vek = der_or_pem(vek, PemLimits::CHAIN).unwrap().remove(0);
         let now = UnixTime::from_rfc3339("2026-01-01T00:00:00Z").unwrap();
         let anchors = TrustAnchors::vendor();
         let vek = PreparedVek::new(vek, &[], &[], &anchors, now).unwrap();
@@ -62,10 +55,9 @@ fn snp_evidence_is_bound_down_to_the_nonce() {
 #[test]
 fn tdx_evidence_is_bound_down_to_the_nonce() {
     let Some(dir) = vectors() else { return };
-    let evidence = json(&dir.join("snp/azure-hcl/tdx-evidence-v1.json"));
-    let report = bytes(&evidence, &["hcl_report"]);
-    let hcl = HclReport::parse(&report).unwrap();
-    let quote = bytes(&evidence, &["td_quote"]);
+    let items = items(&dir, "tdx-evidence-v1.json");
+    let quote = &items[0].evidence;
+    let hcl = HclReport::parse(&items[1].evidence).unwrap();
     let anchors = TrustAnchors::vendor();
     let set = dir.join("tdx/collateral/2025-07-20");
     let read = |name: &str| fs::read(set.join(name)).unwrap();
@@ -78,11 +70,11 @@ fn tdx_evidence_is_bound_down_to_the_nonce() {
     };
     let prepared = Prepared::new(&collateral, &anchors.intel[0]).unwrap();
     let now = UnixTime::from_rfc3339("2025-07-20T00:00:00Z").unwrap();
-    let tpm = tpm_quote(&evidence);
-    let (tdx, vtpm) = verify_tdx(&hcl, &quote, &tpm, NONCE, &prepared, now).unwrap();
+    let tpm = TpmQuote::decode(&items[2].evidence).unwrap();
+    let (tdx, vtpm) = verify_tdx(&hcl, quote, &tpm, NONCE, &prepared, now).unwrap();
     assert_eq!(tdx.report.report_data, hcl.claimed_report_data().unwrap());
     assert_eq!(vtpm.user_data, None);
-    assert!(verify_tdx(&hcl, &quote, &tpm, b"another", &prepared, now).is_err());
+    assert!(verify_tdx(&hcl, quote, &tpm, b"another", &prepared, now).is_err());
 }
 
 #[test]
@@ -114,34 +106,8 @@ fn vectors() -> Option<PathBuf> {
     Some(dir)
 }
 
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
-
-fn tpm_quote(evidence: &Value) -> TpmQuote {
-    let quote = evidence.get("quote").or(evidence.get("tpm_quote")).unwrap();
-    let pcrs = quote["pcrs"].as_array().unwrap();
-    TpmQuote {
-        message: bytes(quote, &["message"]),
-        signature: bytes(quote, &["signature"]),
-        pcrs: pcrs.iter().map(|pcr| octets(pcr).try_into().unwrap()).collect(),
-    }
-}
-
-/// The first of `names` that `value` has: an array of numbers, hex or base64url.
-fn bytes(value: &Value, names: &[&str]) -> Vec<u8> {
-    octets(names.iter().find_map(|name| value.get(name)).unwrap())
-}
-
-fn octets(value: &Value) -> Vec<u8> {
-    match value {
-        Value::Array(numbers) => {
-            numbers.iter().map(|n| u8::try_from(n.as_u64().unwrap()).unwrap()).collect()
-        }
-        text => {
-            let text = text.as_str().unwrap();
-            unhex(text)
-                .unwrap_or_else(|| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).unwrap())
-        }
-    }
+fn items(dir: &std::path::Path, name: &str) -> Vec<EvidenceItem> {
+    let text = fs::read(dir.join("snp/azure-hcl").join(name)).unwrap();
+    assert!(json::is_evidence(&text));
+    json::items(&text).unwrap()
 }

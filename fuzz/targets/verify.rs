@@ -19,6 +19,8 @@ fuzz_target!(|bytes: &[u8]| {
         EvidenceKind::HostClaim,
         EvidenceKind::GpuReport,
         EvidenceKind::EventLog,
+        EvidenceKind::AzureHcl,
+        EvidenceKind::AzureQuote,
     ];
     let kind = kinds[usize::from(first) % kinds.len()];
     let item = EvidenceItem { kind, evidence: rest.to_vec(), endorsements: Vec::new() };

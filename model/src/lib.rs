@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod azure;
 pub mod der;
 pub mod gpu;
 mod psp;

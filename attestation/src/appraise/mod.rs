@@ -5,6 +5,7 @@
 //! is the one way to an [`Affirmed`], and only that opens a release.
 
 mod affirm;
+mod azure;
 mod checks;
 mod generation;
 mod gpu;
@@ -22,6 +23,7 @@ use crate::policy::{Policy, RiskPolicy};
 use crate::reference::ReferenceValues;
 use crate::time::UnixTime;
 use crate::verify::{Claims, Verified};
+use crate::wire::hex;
 
 /// What the evidence must be bound to.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +32,9 @@ pub enum Expected<'a> {
     Binding(&'a Binding),
     /// These 64 bytes, for evidence of other systems.
     ReportData([u8; 64]),
+    /// A nonce that the vTPM of an Azure machine answers, whose CPU report is
+    /// as old as its boot.
+    TpmNonce(&'a [u8]),
     /// Nothing: freshness cannot be judged, and so nothing can be affirmed.
     Nothing,
 }
@@ -109,13 +114,17 @@ pub fn appraise<'a>(
     let expected = expected.into();
     let report_data = expected.report_data();
     let mut findings = Findings::new();
+    let challenge = match claims.azure() {
+        Some(azure) => azure::appraise(azure, claims.vtpm(), expected, &mut findings),
+        None => report_data.map_or(Challenge::NotGiven, Challenge::ReportData),
+    };
     if let Some(snp) = claims.snp() {
         generation::snp(snp, policy, now, &mut findings);
-        snp::appraise(snp, policy.snp(), references, report_data, &mut findings);
+        snp::appraise(snp, policy.snp(), references, challenge, &mut findings);
     }
     if let Some(tdx) = claims.tdx() {
         generation::tdx(tdx, policy, now, &mut findings);
-        tdx::appraise(tdx, policy.tdx(), references, report_data, now, &mut findings);
+        tdx::appraise(tdx, policy.tdx(), references, challenge, now, &mut findings);
     }
     if let Some(host) = claims.host() {
         host::appraise(host, policy.host(), references, report_data, now, &mut findings);
@@ -136,8 +145,40 @@ impl Expected<'_> {
         match self {
             Self::Binding(binding) => Some(binding.report_data()),
             Self::ReportData(bytes) => Some(bytes),
-            Self::Nothing => None,
+            Self::TpmNonce(_) | Self::Nothing => None,
         }
+    }
+}
+
+/// How a CPU report is tied to what the relying party asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Challenge {
+    /// Nothing was asked.
+    NotGiven,
+    /// The report must carry these bytes.
+    ReportData([u8; 64]),
+    /// The report carries a digest of what carries it, or does not.
+    Wrapped(bool),
+}
+
+impl Challenge {
+    /// The rule `rule` on a report that carries `actual`: whether it is fresh.
+    fn check(self, rule: &'static str, actual: &[u8; 64], findings: &mut Findings) -> bool {
+        let expected = match self {
+            Self::NotGiven | Self::Wrapped(_) => {
+                findings.checks.not_asked(rule, hex(actual));
+                return matches!(self, Self::Wrapped(true));
+            }
+            Self::ReportData(expected) => expected,
+        };
+        findings.checks.compare(
+            rule,
+            *actual == expected,
+            hex(&expected),
+            hex(actual),
+            "the evidence answers another challenge; attest again on this connection",
+        );
+        *actual == expected
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rules on the fields of an SEV-SNP report (AMD 56860, SEV-SNP firmware ABI,
 //! ATTESTATION_REPORT).
 
-use super::{CpuFindings, Findings};
+use super::{Challenge, CpuFindings, Findings};
 use crate::policy::{HexBytes, SnpPolicy};
 use crate::reference::ReferenceValues;
 use crate::snp::{CrlState, SnpClaims, Tcb, TcbVersion, VekOwner};
@@ -11,7 +11,7 @@ pub(super) fn appraise(
     claims: &SnpClaims,
     policy: &SnpPolicy,
     references: &ReferenceValues,
-    report_data: Option<[u8; 64]>,
+    challenge: Challenge,
     findings: &mut Findings,
 ) {
     form(claims, policy, findings);
@@ -21,7 +21,7 @@ pub(super) fn appraise(
     mitigations(claims, policy, findings);
     identity(claims, policy, findings);
     owner(claims, policy, findings);
-    let fresh = bound(claims, report_data, findings);
+    let fresh = challenge.check("snp.report-data", &claims.report.report_data, findings);
     measured(claims, references, fresh, findings);
 }
 
@@ -290,22 +290,6 @@ fn owner(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
         provider,
         "run at an accepted provider, or add its CSP id to the policy",
     );
-}
-
-fn bound(claims: &SnpClaims, report_data: Option<[u8; 64]>, findings: &mut Findings) -> bool {
-    let actual = claims.report.report_data;
-    let Some(expected) = report_data else {
-        findings.checks.not_asked("snp.report-data", hex(&actual));
-        return false;
-    };
-    findings.checks.compare(
-        "snp.report-data",
-        actual == expected,
-        hex(&expected),
-        hex(&actual),
-        "the report answers another challenge; attest again on this connection",
-    );
-    actual == expected
 }
 
 fn measured(

@@ -1,7 +1,7 @@
 //! Rules on the fields of a TDX quote (Intel TDX DCAP Quoting Library API, TD
 //! report body) and on its TCB status (Intel DCAP Quote Verification Library).
 
-use super::{CpuFindings, Findings};
+use super::{Challenge, CpuFindings, Findings};
 use crate::policy::{HexBytes, TdxPolicy};
 use crate::reference::ReferenceValues;
 use crate::tdx::{TcbStatus, TdAttributes, TdReport, TdxClaims};
@@ -12,7 +12,7 @@ pub(super) fn appraise(
     claims: &TdxClaims,
     policy: &TdxPolicy,
     references: &ReferenceValues,
-    report_data: Option<[u8; 64]>,
+    challenge: Challenge,
     now: UnixTime,
     findings: &mut Findings,
 ) {
@@ -23,7 +23,7 @@ pub(super) fn appraise(
     service_td(&claims.report, policy, findings);
     platform(claims, policy, findings);
     identity(claims, policy, findings);
-    let fresh = bound(&claims.report, report_data, findings);
+    let fresh = challenge.check("tdx.report-data", &claims.report.report_data, findings);
     measured(claims, references, fresh, findings);
 }
 
@@ -210,22 +210,6 @@ fn identity(claims: &TdxClaims, policy: &TdxPolicy, findings: &mut Findings) {
     one_of(findings, "tdx.mrconfigid", &policy.mrconfigids, &report.mrconfigid);
     one_of(findings, "tdx.mrowner", &policy.mrowners, &report.mrowner);
     one_of(findings, "tdx.mrownerconfig", &policy.mrownerconfigs, &report.mrownerconfig);
-}
-
-fn bound(report: &TdReport, report_data: Option<[u8; 64]>, findings: &mut Findings) -> bool {
-    let actual = report.report_data;
-    let Some(expected) = report_data else {
-        findings.checks.not_asked("tdx.report-data", hex(&actual));
-        return false;
-    };
-    findings.checks.compare(
-        "tdx.report-data",
-        actual == expected,
-        hex(&expected),
-        hex(&actual),
-        "the quote answers another challenge; attest again on this connection",
-    );
-    actual == expected
 }
 
 fn measured(

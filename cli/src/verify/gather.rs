@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use casemate_attestation::azure::{self, TpmQuote};
 use casemate_attestation::tdx::Collateral;
 use casemate_attestation::x509::Crl;
 use casemate_attestation::{
@@ -60,7 +61,7 @@ impl Gathered {
         }
         files.sort();
         for path in files {
-            if !self.take(read(&path)?) {
+            if !self.take(read(&path)?).with_context(|| path.display().to_string())? {
                 self.notes.push(format!("{}: of no kind that is known here", path.display()));
             }
         }
@@ -69,16 +70,16 @@ impl Gathered {
 
     /// A file that was named must be of use.
     fn must_take(&mut self, name: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
-        if !self.take(bytes) {
+        if !self.take(bytes).with_context(|| name.to_owned())? {
             bail!(
-                "{name}: expected evidence (SNP report, TDX quote, event log, envelope), a bundle, \
-                 or endorsements (certificates, CRL, certificate table, TDX collateral, manifest)"
+                "{name}: expected evidence (SNP report, TDX quote, Azure HCL report, vTPM quote, event \
+                 log, envelope), a bundle, or endorsements (certificates, CRL, certificate table, TDX collateral, manifest)"
             );
         }
         Ok(())
     }
 
-    fn take(&mut self, bytes: Vec<u8>) -> bool {
+    fn take(&mut self, bytes: Vec<u8>) -> anyhow::Result<bool> {
         if let Ok(bundle) = Bundle::decode(&bytes) {
             self.bundle = Some(bundle);
         } else if let Ok(evidence) = Evidence::decode(&bytes) {
@@ -86,12 +87,14 @@ impl Gathered {
         } else if let Some(kind) = evidence_kind(&bytes) {
             let endorsements = Vec::new();
             self.evidence.items.push(EvidenceItem { kind, evidence: bytes, endorsements });
+        } else if azure::json::is_evidence(&bytes) {
+            self.evidence.items.extend(azure::json::items(&bytes)?);
         } else if let Some(kind) = endorsement_kind(&bytes) {
             self.endorsements.items.push((kind, bytes));
         } else {
-            return self.take_collateral(bytes);
+            return Ok(self.take_collateral(bytes));
         }
-        true
+        Ok(true)
     }
 
     /// Intel's collateral comes in parts; which part, its own keys say.
@@ -152,6 +155,12 @@ fn evidence_kind(bytes: &[u8]) -> Option<EvidenceKind> {
     if matches!(version, Some(4 | 5)) && word(4) == Some(0x81) {
         return Some(EvidenceKind::TdxQuote);
     }
+    if bytes.starts_with(b"HCLA") {
+        return Some(EvidenceKind::AzureHcl);
+    }
+    if TpmQuote::decode(bytes).is_ok() {
+        return Some(EvidenceKind::AzureQuote);
+    }
     // The first entry of a TCG log: register 0, EV_NO_ACTION, "Spec ID Event03".
     let log = word(4) == Some(3) && bytes.get(32..47) == Some(b"Spec ID Event03");
     log.then_some(EvidenceKind::EventLog)
@@ -202,6 +211,7 @@ mod tests {
         quote[0] = 4;
         quote[4] = 0x81;
         assert_eq!(evidence_kind(&quote), Some(EvidenceKind::TdxQuote));
+        assert_eq!(evidence_kind(b"HCLA and more"), Some(EvidenceKind::AzureHcl));
         assert_eq!(evidence_kind(b"hello"), None);
         assert_eq!(endorsement_kind(b"hello"), None);
         let pem = b"-----BEGIN CERTIFICATE-----";

@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// The 64 bytes that the evidence must carry, in hex.
     #[arg(long, value_name = "HEX")]
     report_data: Option<String>,
+    /// The nonce that the vTPM of an Azure machine must have answered, in hex.
+    #[arg(long, value_name = "HEX", conflicts_with = "report_data")]
+    nonce: Option<String>,
     /// The time to judge at, seconds since 1970; now if not given. Bundles have their own.
     #[arg(long, value_name = "SECONDS")]
     at: Option<u64>,
@@ -62,13 +65,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
     let claims = match verify(&gathered.evidence, &anchors, &gathered.endorsements, now) {
         Ok(claims) => claims,
         Err(error) => {
-            let code = error.reason.code();
-            return Ok(print::refusal(code, &error.to_string(), arguments.json));
+            return Ok(print::not_verified(&error, arguments.json));
         }
     };
     let policy = Policy::from_toml(&text_of(arguments.policy.as_ref())?)?;
     let references = ReferenceValues::from_toml(&text_of(arguments.reference.as_ref())?)?;
-    let expected = expected(arguments)?;
+    let nonce = arguments.nonce.as_deref().map(hex::decode).transpose().context("--nonce")?;
+    let expected = match &nonce {
+        Some(nonce) => Expected::TpmNonce(nonce),
+        None => expected(arguments)?,
+    };
     let appraisal = appraise(&claims, &policy, &references, expected, now);
     Ok(print::appraisal(&appraisal, &undecided(arguments, &appraisal), arguments.json))
 }
@@ -79,7 +85,7 @@ fn undecided(arguments: &Arguments, appraisal: &Appraisal) -> Vec<&'static str> 
     let fresh = ["evidence.bound"].as_slice();
     let image = ["snp.measurement", "tdx.measurement", "host.launch"].as_slice();
     let mut open = Vec::new();
-    if arguments.report_data.is_none() {
+    if arguments.report_data.is_none() && arguments.nonce.is_none() {
         open.extend_from_slice(fresh);
     }
     if arguments.reference.is_none() {

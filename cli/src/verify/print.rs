@@ -1,7 +1,7 @@
 //! The result of `casemate verify`, for people and as JSON.
 
 use casemate_attestation::appraise::Outcome;
-use casemate_attestation::{Appraisal, Risk};
+use casemate_attestation::{Appraisal, Reason, Risk, VerifyError};
 use serde_json::{Value, json};
 
 use crate::Answer;
@@ -37,14 +37,29 @@ pub(crate) fn appraisal(appraisal: &Appraisal, open: &[&str], as_json: bool) -> 
     answer
 }
 
-/// Evidence that did not verify.
+/// Evidence that did not verify. Where all that is wrong is that nobody gave
+/// what it takes, the answer is that nobody can tell.
+pub(crate) fn not_verified(error: &VerifyError, as_json: bool) -> Answer {
+    let answer = match error.reason {
+        Reason::CertMissing | Reason::CollateralMissing => Answer::Unknown,
+        _ => Answer::No,
+    };
+    refusal_with(answer, error.reason.code(), &error.to_string(), as_json)
+}
+
+/// Evidence that is refused.
 pub(crate) fn refusal(code: &str, reason: &str, as_json: bool) -> Answer {
+    refusal_with(Answer::No, code, reason, as_json)
+}
+
+fn refusal_with(answer: Answer, code: &str, reason: &str, as_json: bool) -> Answer {
     if as_json {
-        println!("{}", json!({"version": 1, "answer": "no", "code": code, "reason": reason}));
+        let name = answer.name();
+        println!("{}", json!({"version": 1, "answer": name, "code": code, "reason": reason}));
     } else {
         println!("NOT VERIFIED: {}", plain(reason));
     }
-    Answer::No
+    answer
 }
 
 fn answer(appraisal: &Appraisal, open: &[&str]) -> Answer {

@@ -105,6 +105,14 @@ impl TdxModel {
         &self.root
     }
 
+    /// The root as a trust anchor (docs/formats/trust-anchors.md).
+    pub fn anchor_toml(&self, label: &str) -> String {
+        format!(
+            "[[intel]]\nlabel = {label:?}\nkind = \"model\"\nroot_pem = \"\"\"\n{}\"\"\"\n",
+            der::pem("CERTIFICATE", &self.root),
+        )
+    }
+
     /// What the platform says it is.
     pub fn config(&self) -> &TdxConfig {
         &self.config

@@ -1,0 +1,170 @@
+//! `casemate verify` as a person types it: evidence of modelled machines in
+//! files, in directories and on standard input; what it prints, and its exit code.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use casemate_attestation::UnixTime;
+use casemate_attestation::azure::PCRS;
+use casemate_attestation::tdx::BodyKind;
+use casemate_model::azure::Paravisor;
+use casemate_model::tdx::{CollateralSpec, QuoteSpec, TdxConfig, TdxModel};
+use casemate_model::{PspConfig, PspModel};
+use serde_json::{Value, json};
+
+const START: UnixTime = UnixTime(1_780_000_000);
+const AT: &str = "1781000000";
+const USER_DATA: [u8; 64] = [0xab; 64];
+const NONCE: &[u8] = b"challenge";
+
+/// A directory with the evidence of one Azure machine.
+struct Machine {
+    folder: tempfile::TempDir,
+}
+
+#[test]
+fn azure_evidence_of_both_kinds_is_told_by_content() {
+    for machine in [snp_machine(), tdx_machine()] {
+        let folder = machine.path("");
+        // The whole directory, and each of its files.
+        let files: Vec<PathBuf> = machine.files();
+        let names: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        for paths in [&[folder.as_path()][..], &names] {
+            let nonce = hex::encode(NONCE);
+            let (code, json) = machine.json(paths, &["--nonce", &nonce]);
+            assert_eq!((code, &json["answer"]), (2, &json!("could not tell")), "{json}");
+            assert_eq!(outcome(&json, "azure.nonce"), "pass", "{json}");
+            assert_eq!(outcome(&json, "evidence.bound"), "pass", "{json}");
+            assert_eq!(json["hardware"], "model");
+            let (code, json) = machine.json(paths, &["--nonce", "00"]);
+            assert_eq!((code, outcome(&json, "azure.nonce")), (1, "fail"), "{json}");
+        }
+        let (code, json) = machine.json(&[&folder], &["--report-data", &hex::encode(USER_DATA)]);
+        assert_eq!((code, outcome(&json, "azure.user-data")), (2, "pass"), "{json}");
+    }
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_named() {
+    let machine = snp_machine();
+    let hcl = machine.path("hcl.bin");
+    let (code, json) = machine.json(&[&hcl], &[]);
+    assert_eq!((code, &json["code"]), (2, &json!("cert-missing")), "{json}");
+    let mut bytes = std::fs::read(&hcl).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&hcl, bytes).unwrap();
+    let (code, json) = machine.json(&[&machine.path("")], &[]);
+    assert_eq!((code, &json["code"]), (1, &json!("hcl-binding")), "{json}");
+}
+
+#[test]
+fn the_json_of_trustee_is_read_from_standard_input() {
+    let machine = snp_machine();
+    let read = |name: &str| std::fs::read(machine.path(name)).unwrap();
+    let paravisor = Paravisor::generate().unwrap();
+    let quote = paravisor.quote(NONCE, [[7; 32]; PCRS]).unwrap();
+    let pcrs: Vec<String> = quote.pcrs.iter().map(hex::encode).collect();
+    let text = json!({
+        "version": 2,
+        "hcl_report": hex::encode(read("hcl.bin")),
+        "vcek": hex::encode(read("vek.der")),
+        "tpm_quote": {
+            "message": hex::encode(&quote.message),
+            "signature": quote.signature,
+            "pcrs": pcrs,
+        },
+    });
+    // The certificate's chain is the anchor's; the quote is another vTPM's.
+    let output = machine.run(&[Path::new("-")], &["--json"], text.to_string().as_bytes());
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &said["code"]), (Some(1), &json!("hcl-quote")), "{said}");
+}
+
+impl Machine {
+    fn new(files: &[(&str, &[u8])], anchor: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let evidence = folder.path().join("evidence");
+        std::fs::create_dir(&evidence).unwrap();
+        for (name, bytes) in files {
+            std::fs::write(evidence.join(name), bytes).unwrap();
+        }
+        std::fs::write(folder.path().join("trust.toml"), anchor).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("evidence").join(name)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.path("")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    fn json(&self, paths: &[&Path], flags: &[&str]) -> (i32, Value) {
+        let output = self.run(paths, &[flags, &["--json"]].concat(), b"");
+        assert!(!output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    fn run(&self, paths: &[&Path], flags: &[&str], input: &[u8]) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_casemate"))
+            .arg("verify")
+            .args(paths)
+            .args(["--at", AT, "--trust"])
+            .arg(self.folder.path().join("trust.toml"))
+            .args(flags)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A program that never asks for its input closes it.
+        let _closed = std::io::Write::write_all(&mut stdin, input);
+        drop(stdin);
+        child.wait_with_output().unwrap()
+    }
+}
+
+fn outcome<'a>(said: &'a Value, rule: &str) -> &'a str {
+    let checks = said["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["rule"] == rule);
+    check.map_or("(not listed)", |check| check["outcome"].as_str().unwrap())
+}
+
+fn snp_machine() -> Machine {
+    let psp = PspModel::generate(PspConfig::milan(START)).unwrap();
+    let paravisor = Paravisor::generate().unwrap();
+    let runtime = paravisor.runtime(&USER_DATA);
+    let report = psp.report(&Paravisor::report_data(&runtime), &[9; 48]).unwrap();
+    let quote = paravisor.quote(NONCE, [[7; 32]; PCRS]).unwrap();
+    let files = [
+        ("hcl.bin", &Paravisor::snp_report(&report, &runtime)[..]),
+        ("quote.cbor", &quote.encode()),
+        ("vek.der", psp.vek_der()),
+    ];
+    Machine::new(&files, &format!("vendor = []\n{}", psp.anchor_toml("model")))
+}
+
+fn tdx_machine() -> Machine {
+    let tdx = TdxModel::generate(TdxConfig::new(START)).unwrap();
+    let paravisor = Paravisor::generate().unwrap();
+    let runtime = paravisor.runtime(&USER_DATA);
+    let spec = QuoteSpec::new(BodyKind::Td10, Paravisor::report_data(&runtime));
+    let collateral = tdx.collateral(&CollateralSpec::new(&tdx, START)).unwrap();
+    let quote = paravisor.quote(NONCE, [[7; 32]; PCRS]).unwrap();
+    let files = [
+        ("hcl.bin", &Paravisor::tdx_report(&runtime)[..]),
+        ("vtpm.cbor", &quote.encode()),
+        ("quote.bin", &tdx.quote(&spec).unwrap()),
+        ("tcb_info.json", &collateral.tcb_info),
+        ("qe_identity.json", &collateral.qe_identity),
+        ("chain.pem", &collateral.tcb_signing_chain),
+        ("root.crl", &collateral.root_crl),
+        ("pck.crl", collateral.pck_crls.first().unwrap()),
+    ];
+    Machine::new(&files, &format!("vendor = []\n{}", tdx.anchor_toml("model")))
+}
