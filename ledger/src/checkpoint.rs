@@ -53,6 +53,9 @@ pub enum CheckpointError {
     },
 }
 
+/// A signature line of a note: the name, then key id and signature.
+pub type Signature<'a> = (&'a str, Vec<u8>);
+
 /// The longest note that is read.
 pub const MAX_NOTE_BYTES: usize = 16 * 1024;
 const ED25519: u8 = 1;
@@ -74,33 +77,34 @@ impl Checkpoint {
     /// Reads a note and checks that `key` signed it. Other signatures, such as
     /// those of witnesses, may be there.
     pub fn verify(note: &str, key: &VerifierKey) -> Result<Self, CheckpointError> {
-        let malformed = |expected| CheckpointError::Malformed { what: "checkpoint", expected };
-        if note.len() > MAX_NOTE_BYTES || note.chars().any(|c| c < ' ' && c != '\n') {
-            return Err(malformed("at most 16384 bytes without control characters"));
-        }
-        let (text, signatures) =
-            note.rsplit_once("\n\n").ok_or(malformed("a body, an empty line and signatures"))?;
-        let body = format!("{text}\n");
-        let checkpoint = Self::parse_body(&body)?;
+        let (checkpoint, signatures) = Self::read(note)?;
         if checkpoint.origin != key.name {
             return Err(CheckpointError::Origin {
                 expected: key.name.clone(),
                 actual: checkpoint.origin,
             });
         }
-        let signatures = signatures.strip_suffix('\n').ok_or(malformed("a newline at its end"))?;
-        let signed = signatures
-            .split('\n')
-            .map(signature_line)
-            .collect::<Option<Vec<_>>>()
-            .ok_or(malformed("signature lines of an em dash, a name and base64"))?
-            .iter()
-            .any(|(name, blob)| key.signed(name, blob, body.as_bytes()));
-        if signed {
+        let body = checkpoint.body();
+        if signatures.iter().any(|(name, blob)| key.signed(name, blob, body.as_bytes())) {
             Ok(checkpoint)
         } else {
             Err(CheckpointError::Signature { name: key.name.clone() })
         }
+    }
+
+    /// Reads a note without believing it: what it says and who says so.
+    pub fn read(note: &str) -> Result<(Self, Vec<Signature<'_>>), CheckpointError> {
+        let malformed = |expected| CheckpointError::Malformed { what: "checkpoint", expected };
+        if note.len() > MAX_NOTE_BYTES || note.chars().any(|c| c < ' ' && c != '\n') {
+            return Err(malformed("at most 16384 bytes without control characters"));
+        }
+        let (text, signatures) =
+            note.rsplit_once("\n\n").ok_or(malformed("a body, an empty line and signatures"))?;
+        let checkpoint = Self::parse_body(&format!("{text}\n"))?;
+        let signatures = signatures.strip_suffix('\n').ok_or(malformed("a newline at its end"))?;
+        let lines = signatures.split('\n').map(signature_line).collect::<Option<_>>();
+        let lines = lines.ok_or(malformed("signature lines of an em dash, a name and base64"))?;
+        Ok((checkpoint, lines))
     }
 
     fn parse_body(body: &str) -> Result<Self, CheckpointError> {
@@ -127,34 +131,14 @@ impl Checkpoint {
 impl VerifierKey {
     /// The key `key` under `name`, which has neither spaces nor plus signs.
     pub fn new(name: &str, key: [u8; 32]) -> Result<Self, CheckpointError> {
-        let fits = !name.is_empty()
-            && name.len() <= 256
-            && !name.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+');
-        if !fits {
-            return Err(CheckpointError::Malformed {
-                what: "log name",
-                expected: "1 to 256 bytes without spaces, controls and plus signs",
-            });
-        }
+        check_name(name)?;
         Ok(Self { name: name.to_owned(), key })
     }
 
     /// Reads `<name>+<id in hex>+<base64 of 0x01 and the key>`.
     pub fn parse(text: &str) -> Result<Self, CheckpointError> {
-        let malformed = CheckpointError::Malformed {
-            what: "log vkey",
-            expected: "<name>+<hex id>+<base64 key>",
-        };
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(_), Some(encoded)) = (parts.next(), parts.next(), parts.next())
-        else {
-            return Err(malformed);
-        };
-        let bytes = STANDARD.decode(encoded).map_err(|_| malformed.clone())?;
-        let Some((&ED25519, key)) = bytes.split_first() else { return Err(malformed) };
-        let key = Self::new(name, key.try_into().map_err(|_| malformed.clone())?)?;
-        // The id is a digest of the rest; a wrong one is a typing error.
-        if key.to_string() == text { Ok(key) } else { Err(malformed) }
+        let (name, key) = parse_vkey(text, ED25519)?;
+        Self::new(name, key)
     }
 
     /// The log's name.
@@ -167,11 +151,8 @@ impl VerifierKey {
         &self.key
     }
 
-    /// SHA-256(name || 0x0A || 0x01 || key), first four bytes.
     fn id(&self) -> [u8; 4] {
-        let preimage = [self.name.as_bytes(), b"\n", &[ED25519], &self.key].concat();
-        let [a, b, c, d, ..] = crypto::sha256(&preimage);
-        [a, b, c, d]
+        key_id(&self.name, ED25519, &self.key)
     }
 
     fn signed(&self, name: &str, blob: &[u8], body: &[u8]) -> bool {
@@ -184,12 +165,53 @@ impl VerifierKey {
 
 impl core::fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let key = STANDARD.encode([&[ED25519][..], &self.key].concat());
-        write!(f, "{}+{}+{key}", self.name, crate::text::hex(&self.id()))
+        f.write_str(&vkey(&self.name, ED25519, &self.key))
     }
 }
 
-fn signature_line(line: &str) -> Option<(&str, Vec<u8>)> {
+/// A name of a log or a witness.
+pub(crate) fn check_name(name: &str) -> Result<(), CheckpointError> {
+    let fits = !name.is_empty()
+        && name.len() <= 256
+        && !name.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+');
+    if fits {
+        return Ok(());
+    }
+    Err(CheckpointError::Malformed {
+        what: "key name",
+        expected: "1 to 256 bytes without spaces, controls and plus signs",
+    })
+}
+
+/// SHA-256(name || 0x0A || type || key), first four bytes.
+pub(crate) fn key_id(name: &str, kind: u8, key: &[u8; 32]) -> [u8; 4] {
+    let preimage = [name.as_bytes(), b"\n", &[kind], key].concat();
+    let [a, b, c, d, ..] = crypto::sha256(&preimage);
+    [a, b, c, d]
+}
+
+/// A key of `kind` in C2SP's text form.
+pub(crate) fn vkey(name: &str, kind: u8, key: &[u8; 32]) -> String {
+    let encoded = STANDARD.encode([&[kind][..], key].concat());
+    format!("{name}+{}+{encoded}", crate::text::hex(&key_id(name, kind, key)))
+}
+
+/// The name and key of a vkey of `kind`.
+pub(crate) fn parse_vkey(text: &str, kind: u8) -> Result<(&str, [u8; 32]), CheckpointError> {
+    let malformed =
+        CheckpointError::Malformed { what: "vkey", expected: "<name>+<hex id>+<base64 key>" };
+    let mut parts = text.splitn(3, '+');
+    let (Some(name), Some(_), Some(encoded)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(malformed);
+    };
+    let bytes = STANDARD.decode(encoded).map_err(|_| malformed.clone())?;
+    let key = bytes.strip_prefix(&[kind]).and_then(|key| key.try_into().ok());
+    let key = key.ok_or(malformed.clone())?;
+    // The id is a digest of the rest; a wrong one is a typing error.
+    if vkey(name, kind, &key) == text { Ok((name, key)) } else { Err(malformed) }
+}
+
+fn signature_line(line: &str) -> Option<Signature<'_>> {
     let (name, blob) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
     let blob = STANDARD.decode(blob).ok()?;
     (!name.is_empty() && blob.len() > 4).then_some((name, blob))

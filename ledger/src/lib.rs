@@ -5,7 +5,8 @@
 //! Each format has a page in docs/formats. [`Authentic`] proves a signature by
 //! the key that was asked for. A [`Grant`] carries limits, never counters.
 //! Leaves of the log are hashed and proved by [`merkle`]; checkpoints are C2SP
-//! signed notes, so third-party witnesses and monitors work unchanged.
+//! signed notes, so third-party witnesses and monitors work unchanged; [`witness`],
+//! [`cosignature`] and [`quorum`] are what others' word for them takes.
 //!
 //! No I/O, no clock, no private keys: a signature is made by a closure.
 //! Not here: deciding and storing (gateway, `casemate-ledger-store`).
@@ -18,6 +19,7 @@ pub mod cgp;
 pub mod checkpoint;
 mod clause;
 pub mod constraint;
+pub mod cosignature;
 mod decimal;
 mod decision;
 mod event;
@@ -30,6 +32,8 @@ pub mod leaf;
 pub mod merkle;
 mod outcome;
 pub mod pattern;
+pub mod proof;
+pub mod quorum;
 pub mod receipt;
 pub mod record;
 mod revocation;
@@ -37,6 +41,7 @@ pub mod text;
 pub mod tile;
 pub mod tool;
 mod values;
+pub mod witness;
 
 pub use attenuate::AttenuationError;
 pub use clause::{Clause, MAX_AMOUNTS, Rate, Sum, Threshold};

@@ -164,6 +164,17 @@ pub fn verify_inclusion(
     proof: &[Hash],
     root: &Hash,
 ) -> Result<(), ProofError> {
+    let found = root_from_inclusion(leaf, index, size, proof)?;
+    if found == *root { Ok(()) } else { Err(ProofError::Root) }
+}
+
+/// The root that `proof` leads to from the leaf with hash `leaf` at `index`.
+pub fn root_from_inclusion(
+    leaf: &Hash,
+    index: u64,
+    size: u64,
+    proof: &[Hash],
+) -> Result<Hash, ProofError> {
     if index >= size {
         return Err(ProofError::OutOfRange { size, position: index });
     }
@@ -187,10 +198,7 @@ pub fn verify_inclusion(
         place >>= 1;
         last >>= 1;
     }
-    if last != 0 {
-        return Err(length);
-    }
-    if hash == *root { Ok(()) } else { Err(ProofError::Root) }
+    if last == 0 { Ok(hash) } else { Err(length) }
 }
 
 /// Checks that the tree of `new` leaves with `new_root` continues the tree of
