@@ -37,7 +37,28 @@ impl UnixTime {
         }
         Self::from_generalized(&[date.replace('-', ""), time.replace(':', "")].concat())
     }
+
+    /// The time as `YYYY-MM-DDThh:mm:ssZ` (RFC 3339); what lies after the year
+    /// 9999 is written as its last second.
+    pub fn rfc3339(self) -> String {
+        let seconds = self.0.min(END_OF_9999);
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        // Years of 400 have the same days; March begins the year, so that the
+        // leap day ends it.
+        let days = days + 719_468;
+        let (era, of_era) = (days / 146_097, days % 146_097);
+        let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year + year / 4 - year / 100);
+        let from_march = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * from_march + 2) / 5 + 1;
+        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+        let year = era * 400 + year + u64::from(month <= 2);
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
 }
+
+const END_OF_9999: u64 = 253_402_300_799;
 
 impl fmt::Display for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,6 +110,19 @@ mod tests {
         ] {
             assert_eq!(time(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn rfc3339_times_read_back() {
+        for seconds in (0..200).map(|n| n * 1_267_011_503 + n * n).chain([951_825_601, 951_782_399])
+        {
+            assert_eq!(
+                UnixTime::from_rfc3339(&UnixTime(seconds).rfc3339()),
+                Some(UnixTime(seconds))
+            );
+        }
+        assert_eq!(UnixTime(951_825_601).rfc3339(), "2000-02-29T12:00:01Z");
+        assert_eq!(UnixTime(u64::MAX).rfc3339(), "9999-12-31T23:59:59Z");
     }
 
     #[test]

@@ -206,10 +206,31 @@ fn eight_gpus_and_four_switches_pass_and_are_called_a_model() {
     assert_eq!(claims["x-nvidia-gpu-attestation-report-nonce-match"], true);
     assert_eq!(claims["x-nvidia-gpu-mode"], "PPCIE");
     assert_eq!(claims["casemate"]["gpu.hardware"], false);
+    assert_eq!(claims["casemate"]["gpu.topology"]["complete"], true);
+    let chain = &claims["x-nvidia-gpu-attestation-report-cert-chain"];
+    assert_eq!(chain["x-nvidia-cert-expiration-date"], "9999-12-31T23:59:59Z");
+    assert_eq!(chain["x-nvidia-cert-ocsp-response-valid"], true);
+    assert!(appraisal.devices()[0].location.starts_with("one of 0000:00:00.0, "));
     // Twelve of them have room in a token.
     let bytes: usize =
         appraisal.devices().iter().map(|one| serde_json::to_vec(&one.claims).unwrap().len()).sum();
-    assert!(bytes < 40_000, "{bytes} bytes");
+    assert!(bytes < 42_000, "{bytes} bytes");
+}
+
+#[test]
+fn a_device_s_faults_stand_under_that_device_alone() {
+    let mut devices: Vec<_> = WORLD.hgx.iter().collect();
+    let spec = DeviceSpec { devtools: true, ..devices[3].spec().clone() };
+    let wrong = WORLD.gpu.device(spec).unwrap();
+    devices[3] = &wrong;
+    let appraisal = Machine::new(devices).appraise(HGX);
+    let blamed: Vec<_> = appraisal.devices().iter().filter(|one| !one.reasons.is_empty()).collect();
+    assert_eq!(blamed.len(), 1, "{blamed:#?}");
+    let one = blamed[0];
+    assert_eq!((one.name.as_str(), one.outcome), ("gpu3", Outcome::Fail));
+    assert!(one.reasons[0].starts_with("gpu.measurement: MEASUREMENT_MISMATCH"), "{one:#?}");
+    assert_eq!(one.claims["casemate"]["gpu.reasons"][0], one.reasons[0]);
+    assert_eq!(one.claims["x-nvidia-mismatch-measurement-records"][0]["index"], 22);
 }
 
 #[test]

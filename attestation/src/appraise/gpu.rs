@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
+
 use super::{DeviceVerdict, Expected, Findings, Hardware};
 use crate::anchors::AnchorKind;
 use crate::binding::Binding;
 use crate::gpu::{
-    Code, ConfidentialState, DeviceKind, DeviceResult, Facts, Finding, GpuPolicy, Inventory,
-    LIMITS, Source, check_topology, device_claims, device_nonce,
+    Code, ConfidentialState, DeviceKind, DeviceResult, Facts, GpuPolicy, Inventory, LIMITS,
+    check_topology, device_claims, device_nonce,
 };
 use crate::time::UnixTime;
 use crate::verify::Claims;
@@ -19,7 +21,16 @@ pub(super) struct Devices<'a> {
     inventory: Option<&'a Inventory>,
     /// What [`Binding::devices`] must be.
     digest: Option<[u8; 32]>,
+    /// For each device, the rules that it breaks and how.
+    reasons: Vec<Vec<String>>,
+    /// Whether the devices are one machine's, and all of them.
+    complete: bool,
 }
+
+/// What breaks one rule, each with the number of the device that it is about,
+/// if it is about one.
+#[derive(Default)]
+struct Wrong(Vec<(Option<usize>, String)>);
 
 impl<'a> Devices<'a> {
     pub(super) fn of(claims: &'a Claims) -> Self {
@@ -28,12 +39,58 @@ impl<'a> Devices<'a> {
         let digests: Vec<_> = results.iter().map(|result| result.digests).collect();
         // An inventory has one encoding: these are the bytes that came.
         let bytes = inventory.map(Inventory::encode);
-        Self { results, inventory, digest: crate::gpu::digest(bytes.as_deref(), &digests) }
+        let digest = crate::gpu::digest(bytes.as_deref(), &digests);
+        let reasons = vec![Vec::new(); results.len()];
+        Self { results, inventory, digest, reasons, complete: false }
+    }
+
+    /// Notes what breaks `rule`, under each device that it is about.
+    fn note(&mut self, rule: &str, wrong: &Wrong) {
+        for (at, text) in &wrong.0 {
+            if let Some(reasons) = at.and_then(|at| self.reasons.get_mut(at)) {
+                reasons.push(format!("{rule}: {text}"));
+            }
+        }
+    }
+
+    /// The facts of every device, by its number.
+    fn facts(&self) -> Vec<(usize, &'a Facts)> {
+        let numbered = self.results.iter().enumerate();
+        numbered.filter_map(|(at, result)| Some((at, result.facts.as_ref()?))).collect()
+    }
+
+    fn name(&self, at: usize) -> String {
+        let facts = self.results.get(at).and_then(|result| result.facts.as_ref());
+        let Some(facts) = facts else { return "device".to_owned() };
+        let pdi = facts.pdi.map_or_else(|| "(no PDI)".to_owned(), |pdi| pdi.to_string());
+        format!("{} {pdi}", facts.kind.name())
+    }
+}
+
+impl Wrong {
+    fn about(&mut self, device: usize, text: impl Into<String>) {
+        self.0.push((Some(device), text.into()));
+    }
+
+    /// What is wrong, or `right`. A long list is cut: the first say enough.
+    fn shown(&self, devices: &Devices<'_>, right: &str) -> String {
+        const MOST: usize = 8;
+        if self.0.is_empty() {
+            return right.to_owned();
+        }
+        let named = |(at, text): &(Option<usize>, String)| match at {
+            Some(at) => format!("{}: {text}", devices.name(*at)),
+            None => text.clone(),
+        };
+        let first: Vec<_> = self.0.iter().take(MOST).map(named).collect();
+        let more = self.0.len().saturating_sub(MOST);
+        let end = if more > 0 { format!("; and {more} more") } else { String::new() };
+        format!("{}{end}", first.join("; "))
     }
 }
 
 pub(super) fn appraise(
-    devices: &Devices<'_>,
+    devices: &mut Devices<'_>,
     policy: &GpuPolicy,
     expected: Expected<'_>,
     now: UnixTime,
@@ -68,7 +125,8 @@ fn verdicts(
     accepted: bool,
 ) -> Vec<DeviceVerdict> {
     let mut counts = [0_usize; 2];
-    let verdict = |result: &&DeviceResult| {
+    let topology = json!({ "members": devices.results.len(), "complete": devices.complete });
+    let verdict = |(at, result): (usize, &&DeviceResult)| {
         let facts = result.facts.as_ref()?;
         let [gpus, switches] = &mut counts;
         let count = if facts.kind == DeviceKind::Gpu { gpus } else { switches };
@@ -80,13 +138,35 @@ fn verdicts(
             Some(_) => Hardware::Model,
             None => Hardware::None,
         };
-        Some(DeviceVerdict { name, accepted, hardware, claims: device_claims(result, answers) })
+        let reasons = devices.reasons.get(at).cloned().unwrap_or_default();
+        let location = location(devices.inventory, facts.kind);
+        let mut claims = device_claims(result, answers);
+        if let Some(Value::Object(ours)) = claims.get_mut("casemate") {
+            ours.insert("gpu.topology".into(), topology.clone());
+            ours.insert("gpu.reasons".into(), json!(reasons));
+        }
+        let anchor = result.anchor.as_ref().map(|anchor| anchor.label.clone());
+        let outcome = result.outcome();
+        Some(DeviceVerdict { name, accepted, outcome, hardware, anchor, location, reasons, claims })
     };
-    devices.results.iter().filter_map(verdict).collect()
+    devices.results.iter().enumerate().filter_map(verdict).collect()
+}
+
+/// Where the device is, as far as it is known: its report does not say it.
+fn location(inventory: Option<&Inventory>, kind: DeviceKind) -> String {
+    let functions = inventory.into_iter().flat_map(|inventory| &inventory.functions);
+    let addresses: Vec<_> =
+        functions.filter(|one| one.kind == kind).map(|one| one.address.as_str()).collect();
+    match addresses.as_slice() {
+        [] => "not known".to_owned(),
+        [one] => format!("{one}, by the guest's word"),
+        several => format!("one of {}, by the guest's word", several.join(", ")),
+    }
 }
 
 fn count(devices: &Devices<'_>, policy: &GpuPolicy, findings: &mut Findings) {
-    let of = |kind| facts(devices).filter(|facts| facts.kind == kind).count();
+    let facts = devices.facts();
+    let of = |kind| facts.iter().filter(|(_, facts)| facts.kind == kind).count();
     let (gpus, switches) = (of(DeviceKind::Gpu), of(DeviceKind::Switch));
     findings.checks.compare(
         "gpu.count",
@@ -98,7 +178,7 @@ fn count(devices: &Devices<'_>, policy: &GpuPolicy, findings: &mut Findings) {
 }
 
 /// Digest and nonces: the evidence is this guest's, made for this challenge.
-fn bound(devices: &Devices<'_>, binding: Option<&Binding>, findings: &mut Findings) {
+fn bound(devices: &mut Devices<'_>, binding: Option<&Binding>, findings: &mut Findings) {
     let show = |digest: Option<[u8; 32]>| digest.map_or("none".to_owned(), |digest| hex(&digest));
     let expected = binding.and_then(|binding| binding.devices);
     findings.checks.compare(
@@ -108,30 +188,25 @@ fn bound(devices: &Devices<'_>, binding: Option<&Binding>, findings: &mut Findin
         show(devices.digest),
         "hash the device evidence into the binding before the CPU report is asked for",
     );
-    let mut wrong = Vec::new();
-    for facts in facts(devices) {
+    let mut wrong = Wrong::default();
+    for (at, facts) in devices.facts() {
         let nonce = binding.map(|binding| device_nonce(binding, facts.kind));
         if nonce != Some(facts.nonce) {
-            wrong.push(format!("{} answers {}", name(facts), hex(&facts.nonce)));
+            wrong.about(at, format!("answers {}", hex(&facts.nonce)));
         }
     }
-    findings.checks.compare(
-        "gpu.nonce",
-        wrong.is_empty(),
-        "the nonce derived from this challenge, from every device",
-        shown(&wrong, "derived"),
-        "ask each device again with the nonce of this challenge",
-    );
+    NONCE.compare(devices, &wrong, "derived", findings);
 }
 
 /// The guest's own list: a device that is there must have evidence.
-fn inventory(devices: &Devices<'_>, findings: &mut Findings) {
+fn inventory(devices: &mut Devices<'_>, findings: &mut Findings) {
     let mut wrong = Vec::new();
+    let facts = devices.facts();
     match devices.inventory {
         None => wrong.push(Code::InventoryMissing.to_string()),
         Some(inventory) => {
             for kind in [DeviceKind::Gpu, DeviceKind::Switch] {
-                let attested = facts(devices).filter(|facts| facts.kind == kind).count();
+                let attested = facts.iter().filter(|(_, facts)| facts.kind == kind).count();
                 if inventory.count(kind) != attested {
                     let (code, there) = (Code::DeviceUnattested, inventory.count(kind));
                     let kind = kind.name();
@@ -151,141 +226,119 @@ fn inventory(devices: &Devices<'_>, findings: &mut Findings) {
             }
         }
     }
-    findings.checks.compare(
-        "gpu.inventory",
-        wrong.is_empty(),
-        "every device of the guest attested, in confidential mode, without developer tools",
-        shown(&wrong, "so"),
-        "set confidential mode on (not devtools) on every device before the guest starts",
-    );
+    let wrong = Wrong(wrong.into_iter().map(|text| (None, text)).collect());
+    INVENTORY.compare(devices, &wrong, "so", findings);
 }
 
 /// The vendor's word: what verification found wrong, by rule.
-fn judged(devices: &Devices<'_>, findings: &mut Findings) {
-    for rule in &RULES {
-        let found = devices.results.iter().flat_map(|result| {
-            let about = |finding: &&Finding| (rule.is_about)(finding.code);
-            result.findings.iter().filter(about).map(|finding| of_device(result, finding))
-        });
-        let wrong: Vec<_> = found.collect();
-        let actual = shown(&wrong, "so");
-        findings.checks.compare(rule.id, wrong.is_empty(), rule.expected, actual, rule.hint);
+fn judged(devices: &mut Devices<'_>, findings: &mut Findings) {
+    for (rule, is_about) in &VENDOR_RULES {
+        let mut wrong = Wrong::default();
+        for (at, result) in devices.results.iter().enumerate() {
+            for finding in result.findings.iter().filter(|finding| is_about(finding.code)) {
+                wrong.about(at, finding.to_string());
+            }
+        }
+        rule.compare(devices, &wrong, "so", findings);
     }
 }
 
 /// What must be there and may be missing.
-fn complete(devices: &Devices<'_>, policy: &GpuPolicy, now: UnixTime, findings: &mut Findings) {
-    let mut missing = Vec::new();
-    let mut unproved = Vec::new();
-    for result in &devices.results {
-        let Some(facts) = &result.facts else { continue };
+fn complete(devices: &mut Devices<'_>, policy: &GpuPolicy, now: UnixTime, findings: &mut Findings) {
+    let mut missing = Wrong::default();
+    let mut unproved = Wrong::default();
+    for (at, facts) in devices.facts() {
+        let Some(result) = devices.results.get(at) else { continue };
         for source in facts.kind.sources() {
             if !result.manifests.iter().any(|used| used.source == *source) {
-                missing.push(reference_missing(facts, *source));
+                let id = facts.manifest_id(*source).unwrap_or_else(|| "(no id)".to_owned());
+                missing.about(at, format!("{} {id}", Code::ReferenceMissing));
             }
         }
         for one in &result.revocation {
             let found = one.not_good(now, policy.max_ocsp_age_seconds);
-            unproved.extend(found.map(|finding| of_device(result, &finding)));
+            found.into_iter().for_each(|finding| unproved.about(at, finding.to_string()));
         }
     }
-    findings.checks.compare(
-        "gpu.reference-missing",
-        missing.is_empty(),
-        "a reference manifest for driver and firmware of every device",
-        shown(&missing, "there"),
-        "supply the manifests with the ids named here as endorsements",
-    );
-    let proved = shown(&unproved, "good and fresh");
+    REFERENCE_MISSING.compare(devices, &missing, "there", findings);
     if policy.require_revocation {
-        findings.checks.compare(
-            "gpu.revocation",
-            unproved.is_empty(),
-            format!("OCSP answers \"good\", at most {} s old", policy.max_ocsp_age_seconds),
-            proved,
-            "staple fresh OCSP responses for the certificates named here",
-        );
+        REVOCATION.compare(devices, &unproved, "good and fresh", findings);
     } else {
-        findings.checks.not_asked("gpu.revocation", proved);
+        findings.checks.not_asked(REVOCATION.id, unproved.shown(devices, "good and fresh"));
     }
 }
 
 /// What the relying party lists.
-fn allowed(devices: &Devices<'_>, policy: &GpuPolicy, findings: &mut Findings) {
-    let mut wrong = Vec::new();
-    let mut uncovered = Vec::new();
-    let listed = |list: &[String], value: &str| {
-        list.is_empty() || list.iter().any(|one| one.eq_ignore_ascii_case(value))
-    };
-    for result in &devices.results {
-        let Some(facts) = &result.facts else { continue };
-        let name = name(facts);
-        if let Some(mode) = facts.mode.filter(|mode| !policy.modes.contains(&mode.name())) {
-            wrong.push(format!("{name}: {} {}", Code::ModeNotAllowed, mode.name()));
-        }
-        let versions = [
-            (&policy.driver_versions, &facts.driver_version),
-            (&policy.firmware_versions, &facts.firmware_version),
-        ];
-        for (list, version) in versions {
-            if let Some(version) = version.as_ref().filter(|version| !listed(list, version)) {
-                wrong.push(format!("{name}: {} {version}", Code::DriverNotAllowed));
-            }
-        }
-        if facts.kind == DeviceKind::Gpu && policy.require_fwid && !facts.names_fwid {
-            wrong.push(format!("{name}: {}", Code::FwidAbsent));
-        }
-        for used in &result.manifests {
-            let known = policy.manifests.iter().any(|digest| digest.0 == used.sha256);
-            if !known && !policy.manifests.is_empty() {
-                let digest = hex(&used.sha256);
-                wrong.push(format!("{name}: {} {digest}", Code::ReferenceNotAllowed));
-            }
-        }
+fn allowed(devices: &mut Devices<'_>, policy: &GpuPolicy, findings: &mut Findings) {
+    let mut wrong = Wrong::default();
+    let mut uncovered = Wrong::default();
+    for (at, facts) in devices.facts() {
+        let Some(result) = devices.results.get(at) else { continue };
+        not_listed(facts, result, policy).into_iter().for_each(|text| wrong.about(at, text));
         let indexes = result.comparison.as_ref().map_or(&[][..], |one| one.uncovered.as_slice());
         if !indexes.is_empty() {
-            uncovered.push(format!("{name}: {} {indexes:?}", Code::Uncovered));
+            uncovered.about(at, format!("{} {indexes:?}", Code::Uncovered));
         }
     }
-    findings.checks.compare(
-        "gpu.allowed",
-        wrong.is_empty(),
-        "modes, versions, firmware digests and manifests as the policy lists them",
-        shown(&wrong, "so"),
-        "change the device's set-up, or the lists of the policy's gpu section",
-    );
+    ALLOWED.compare(devices, &wrong, "so", findings);
     if policy.require_coverage {
-        findings.checks.compare(
-            "gpu.coverage",
-            uncovered.is_empty(),
-            "a reference value for every measurement other than zero",
-            shown(&uncovered, "so"),
-            "use manifests that name these indexes, or a driver that does not measure them",
-        );
+        COVERAGE.compare(devices, &uncovered, "all covered", findings);
     } else {
-        findings.checks.not_asked("gpu.coverage", shown(&uncovered, "all covered"));
+        findings.checks.not_asked(COVERAGE.id, uncovered.shown(devices, "all covered"));
     }
 }
 
-/// The devices as one machine.
-fn together(devices: &Devices<'_>, policy: &GpuPolicy, findings: &mut Findings) {
-    let all: Vec<_> = facts(devices).collect();
-    let topology = check_topology(&all);
-    let mut wrong: Vec<_> = topology.iter().map(ToString::to_string).collect();
-    let listed: BTreeSet<_> = policy.pdis.iter().map(|pdi| pdi.0).collect();
-    for facts in &all {
-        let known = facts.pdi.is_some_and(|pdi| listed.contains(&pdi.0));
-        if !known && !listed.is_empty() {
-            wrong.push(format!("{}: {}", Code::DeviceForeign, name(facts)));
+/// What of a device is not on the policy's lists.
+fn not_listed(facts: &Facts, result: &DeviceResult, policy: &GpuPolicy) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let listed = |list: &[String], value: &str| {
+        list.is_empty() || list.iter().any(|one| one.eq_ignore_ascii_case(value))
+    };
+    if let Some(mode) = facts.mode.filter(|mode| !policy.modes.contains(&mode.name())) {
+        wrong.push(format!("{} {}", Code::ModeNotAllowed, mode.name()));
+    }
+    let versions = [
+        (&policy.driver_versions, &facts.driver_version),
+        (&policy.firmware_versions, &facts.firmware_version),
+    ];
+    for (list, version) in versions {
+        if let Some(version) = version.as_ref().filter(|version| !listed(list, version)) {
+            wrong.push(format!("{} {version}", Code::DriverNotAllowed));
         }
     }
-    findings.checks.compare(
-        "gpu.topology",
-        wrong.is_empty(),
-        "each device once, in one mode, connected to verified members alone, and listed",
-        shown(&wrong, "so"),
-        "attest all GPUs and switches of the machine, and no device of another one",
-    );
+    if facts.kind == DeviceKind::Gpu && policy.require_fwid && !facts.names_fwid {
+        wrong.push(Code::FwidAbsent.to_string());
+    }
+    for used in &result.manifests {
+        let known = policy.manifests.iter().any(|digest| digest.0 == used.sha256);
+        if !known && !policy.manifests.is_empty() {
+            wrong.push(format!("{} {}", Code::ReferenceNotAllowed, hex(&used.sha256)));
+        }
+    }
+    wrong
+}
+
+/// The devices as one machine.
+fn together(devices: &mut Devices<'_>, policy: &GpuPolicy, findings: &mut Findings) {
+    let facts = devices.facts();
+    let all: Vec<_> = facts.iter().map(|(_, facts)| *facts).collect();
+    let mut wrong = Wrong::default();
+    for finding in check_topology(&all) {
+        // Its field ends with the PDI of the device that it is about.
+        let about = facts.iter().find(|(_, facts)| {
+            facts.pdi.is_some_and(|pdi| finding.field.ends_with(&pdi.to_string()))
+        });
+        wrong.0.push((about.map(|(at, _)| *at), finding.to_string()));
+    }
+    let listed: BTreeSet<_> = policy.pdis.iter().map(|pdi| pdi.0).collect();
+    for (at, facts) in facts {
+        let known = facts.pdi.is_some_and(|pdi| listed.contains(&pdi.0));
+        if !known && !listed.is_empty() {
+            wrong.about(at, Code::DeviceForeign.to_string());
+        }
+    }
+    devices.complete = wrong.0.is_empty();
+    TOPOLOGY.compare(devices, &wrong, "so", findings);
 }
 
 /// Whose word it is, and what it cannot say.
@@ -304,69 +357,99 @@ fn anchored(devices: &Devices<'_>, all_hold: bool, findings: &mut Findings) {
     }
 }
 
-fn reference_missing(facts: &Facts, source: Source) -> String {
-    let id = facts.manifest_id(source).unwrap_or_else(|| "(no id)".to_owned());
-    format!("{}: {} {id}", name(facts), Code::ReferenceMissing)
-}
-
-fn facts<'a>(devices: &'a Devices<'_>) -> impl Iterator<Item = &'a Facts> {
-    devices.results.iter().filter_map(|result| result.facts.as_ref())
-}
-
-fn of_device(result: &DeviceResult, finding: &Finding) -> String {
-    let device = result.facts.as_ref().map_or_else(|| "device".to_owned(), name);
-    format!("{device}: {finding}")
-}
-
-fn name(facts: &Facts) -> String {
-    let pdi = facts.pdi.map_or_else(|| "(no PDI)".to_owned(), |pdi| pdi.to_string());
-    format!("{} {pdi}", facts.kind.name())
-}
-
-/// What is wrong, or that nothing is. A long list is cut: the first say enough.
-fn shown(wrong: &[String], right: &str) -> String {
-    const MOST: usize = 8;
-    if wrong.is_empty() {
-        return right.to_owned();
-    }
-    let first: Vec<_> = wrong.iter().take(MOST).map(String::as_str).collect();
-    let more = wrong.len().saturating_sub(MOST);
-    let end = if more > 0 { format!("; and {more} more") } else { String::new() };
-    format!("{}{end}", first.join("; "))
-}
-
-/// A rule that findings of verification break.
+/// A rule that devices may break.
 struct Rule {
     id: &'static str,
-    is_about: fn(Code) -> bool,
     expected: &'static str,
     hint: &'static str,
 }
 
-const RULES: [Rule; 4] = [
-    Rule {
-        id: "gpu.firmware",
-        is_about: |code| matches!(code, Code::FwidMismatch | Code::ChipMismatch),
-        expected: "chip, identity and firmware as certified",
-        hint: "the device runs firmware that its certificate is not for; reset or replace it",
-    },
-    Rule {
-        id: "gpu.reference",
-        is_about: |code| (Code::RimXml..=Code::RimIndexConflict).contains(&code),
-        expected: "reference manifests that are signed, current and for this device",
-        hint: "fetch the manifests again by id from the vendor's service; they expire and are re-issued",
-    },
-    Rule {
-        id: "gpu.measurement",
-        is_about: |code| code == Code::MeasurementMismatch,
-        expected: "every measurement among its reference values",
-        hint: "driver indexes: install the driver build that the manifest is for, without developer \
-               tools; vbios or bios indexes: update the firmware, or the manifest if it is older",
-    },
-    Rule {
-        id: "gpu.revoked",
-        is_about: |code| code == Code::OcspRevoked,
-        expected: "no certificate revoked or on hold",
-        hint: "replace the device, or ask the vendor why its certificate was revoked",
-    },
+impl Rule {
+    /// The rule holds if nothing is wrong.
+    fn compare(
+        &self,
+        devices: &mut Devices<'_>,
+        wrong: &Wrong,
+        right: &str,
+        findings: &mut Findings,
+    ) {
+        devices.note(self.id, wrong);
+        let actual = wrong.shown(devices, right);
+        findings.checks.compare(self.id, wrong.0.is_empty(), self.expected, actual, self.hint);
+    }
+}
+
+const NONCE: Rule = Rule {
+    id: "gpu.nonce",
+    expected: "the nonce derived from this challenge, from every device",
+    hint: "ask each device again with the nonce of this challenge",
+};
+const INVENTORY: Rule = Rule {
+    id: "gpu.inventory",
+    expected: "every device of the guest attested, in confidential mode, without developer tools",
+    hint: "set confidential mode on (not devtools) on every device before the guest starts",
+};
+const REFERENCE_MISSING: Rule = Rule {
+    id: "gpu.reference-missing",
+    expected: "a reference manifest for driver and firmware of every device",
+    hint: "supply the manifests with the ids named here as endorsements",
+};
+const REVOCATION: Rule = Rule {
+    id: "gpu.revocation",
+    expected: "OCSP answers \"good\", no older than the policy allows",
+    hint: "staple fresh OCSP responses for the certificates named here",
+};
+const ALLOWED: Rule = Rule {
+    id: "gpu.allowed",
+    expected: "modes, versions, firmware digests and manifests as the policy lists them",
+    hint: "change the device's set-up, or the lists of the policy's gpu section",
+};
+const COVERAGE: Rule = Rule {
+    id: "gpu.coverage",
+    expected: "a reference value for every measurement other than zero",
+    hint: "use manifests that name these indexes, or a driver that does not measure them",
+};
+const TOPOLOGY: Rule = Rule {
+    id: "gpu.topology",
+    expected: "each device once, in one mode, connected to verified members alone, and listed",
+    hint: "attest all GPUs and switches of the machine, and no device of another one",
+};
+
+type IsAbout = fn(Code) -> bool;
+
+/// The rules that findings of verification break.
+const VENDOR_RULES: [(Rule, IsAbout); 4] = [
+    (
+        Rule {
+            id: "gpu.firmware",
+            expected: "chip, identity and firmware as certified",
+            hint: "the device runs firmware that its certificate is not for; reset or replace it",
+        },
+        |code| matches!(code, Code::FwidMismatch | Code::ChipMismatch),
+    ),
+    (
+        Rule {
+            id: "gpu.reference",
+            expected: "reference manifests that are signed, current and for this device",
+            hint: "fetch the manifests again by id from the vendor's service; they expire and are re-issued",
+        },
+        |code| (Code::RimXml..=Code::RimIndexConflict).contains(&code),
+    ),
+    (
+        Rule {
+            id: "gpu.measurement",
+            expected: "every measurement among its reference values",
+            hint: "driver indexes: install the driver build that the manifest is for, without developer \
+                   tools; vbios or bios indexes: update the firmware, or the manifest if it is older",
+        },
+        |code| code == Code::MeasurementMismatch,
+    ),
+    (
+        Rule {
+            id: "gpu.revoked",
+            expected: "no certificate revoked or on hold",
+            hint: "replace the device, or ask the vendor why its certificate was revoked",
+        },
+        |code| code == Code::OcspRevoked,
+    ),
 ];

@@ -76,8 +76,16 @@ pub struct DeviceVerdict {
     pub name: String,
     /// Whether every rule about devices holds; it is one machine's verdict.
     pub accepted: bool,
+    /// What the vendor's evidence says of this device alone.
+    pub outcome: crate::gpu::Outcome,
     /// What is known about the hardware.
     pub hardware: Hardware,
+    /// The anchor that its certificates lead to.
+    pub anchor: Option<String>,
+    /// Where it is, as far as it is known; its report does not say it.
+    pub location: String,
+    /// The rules that this device breaks, and how.
+    pub reasons: Vec<String>,
     /// What the device's evidence says, under the vendor's claim names.
     pub claims: serde_json::Map<String, serde_json::Value>,
 }
@@ -129,7 +137,7 @@ pub fn appraise<'a>(
     if let Some(host) = claims.host() {
         host::appraise(host, policy.host(), references, report_data, now, &mut findings);
     }
-    gpu::appraise(&gpu::Devices::of(claims), policy.gpu(), expected, now, &mut findings);
+    gpu::appraise(&mut gpu::Devices::of(claims), policy.gpu(), expected, now, &mut findings);
     findings.checks.compare(
         "evidence.bound",
         findings.fresh,

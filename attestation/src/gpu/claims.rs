@@ -5,16 +5,21 @@
 use serde_json::{Map, Value, json};
 
 use crate::anchors::AnchorKind;
+use crate::time::UnixTime;
 use crate::wire::hex;
 
-use super::binding::LIMITS;
 use super::code::{Code, Finding, Source};
 use super::device::{DeviceResult, Outcome, Used};
 use super::facts::{DeviceKind, Facts};
+use super::ocsp::Status;
 use super::revocation::Revocation;
 
 /// The version of NVIDIA's claims that these names are of.
 const VERSION: &str = "3.0";
+
+/// What ties the device to the machine, in short; the rule `gpu.location` says it in full.
+const BINDING: &str =
+    "nonce and digest in the CPU's report data; host and slot not shown before TDISP";
 
 /// What the device's evidence says, for tokens and for people. `nonce_matches`
 /// is the appraisal's word; without it nothing is said about freshness.
@@ -86,8 +91,13 @@ fn report(
     let fwid = facts.names_fwid.then(|| !has(result, None, &[Code::FwidMismatch]));
     put("attestation-report-cert-chain-fwid-match", json!(fwid));
     let expired = [Code::ChainExpired, Code::ChainNotYetValid];
-    let held = result.anchor.is_some();
-    put("attestation-report-cert-chain", chain(result, None, held, has(result, None, &expired)));
+    let of_chain = Chain {
+        source: None,
+        held: result.anchor.is_some(),
+        expired: has(result, None, &expired),
+        not_after: result.not_after,
+    };
+    put("attestation-report-cert-chain", of_chain.claim(result));
 }
 
 fn manifest(put: &mut impl FnMut(&str, Value), result: &DeviceResult, source: Source) {
@@ -103,30 +113,76 @@ fn manifest(put: &mut impl FnMut(&str, Value), result: &DeviceResult, source: So
     claim("version-match", without(&[Code::RimVersion]));
     claim("measurements-available", without(&schema));
     let expired = [Code::RimChainExpired, Code::RimChainNotYetValid];
-    let is_expired = has(result, Some(source), &expired);
-    claim("cert-chain", chain(result, Some(source), used.anchor.is_some(), is_expired));
+    let of_chain = Chain {
+        source: Some(source),
+        held: used.anchor.is_some(),
+        expired: has(result, Some(source), &expired),
+        not_after: used.not_after,
+    };
+    claim("cert-chain", of_chain.claim(result));
 }
 
-fn chain(result: &DeviceResult, source: Option<Source>, held: bool, expired: bool) -> Value {
-    let of_chain = || result.revocation.iter().filter(|one| one.source == source);
-    let revoked = of_chain().any(|one| one.revoked().is_some());
-    let good = of_chain().next().is_some() && of_chain().all(is_good);
-    let status = match (held, revoked, expired) {
-        (false, _, _) => "invalid",
-        (true, true, _) => "revoked",
-        (true, false, true) => "expired",
-        (true, false, false) => "valid",
-    };
-    let ocsp = match (revoked, good) {
-        (true, _) => "revoked",
-        (false, true) => "good",
-        (false, false) => "unknown",
-    };
-    json!({ "x-nvidia-cert-status": status, "x-nvidia-cert-ocsp-status": ocsp })
+/// One certificate chain: the device's, or that of a manifest's signer.
+struct Chain {
+    source: Option<Source>,
+    held: bool,
+    expired: bool,
+    not_after: Option<UnixTime>,
+}
+
+impl Chain {
+    /// The chain in NVIDIA's words. No nonce is sent to responders, and so the
+    /// claim about it is absent: freshness is the response's window.
+    fn claim(&self, result: &DeviceResult) -> Value {
+        let of_chain = || result.revocation.iter().filter(|one| one.source == self.source);
+        let revoked = of_chain().find_map(|one| match &one.status {
+            Ok(known) => match known.status {
+                Status::Revoked(reason) => Some(reason),
+                _ => None,
+            },
+            Err(_) => None,
+        });
+        let good = of_chain().next().is_some() && of_chain().all(is_good);
+        let status = match (self.held, revoked, self.expired) {
+            (false, _, _) => "invalid",
+            (true, Some(_), _) => "revoked",
+            (true, None, true) => "expired",
+            (true, None, false) => "valid",
+        };
+        let ocsp = match (revoked, good) {
+            (Some(_), _) => "revoked",
+            (None, true) => "good",
+            (None, false) => "unknown",
+        };
+        let valid = of_chain().next().is_some() && of_chain().all(|one| one.status.is_ok());
+        json!({
+            "x-nvidia-cert-status": status,
+            "x-nvidia-cert-expiration-date": self.not_after.map(UnixTime::rfc3339),
+            "x-nvidia-cert-ocsp-status": ocsp,
+            "x-nvidia-cert-ocsp-response-valid": valid,
+            "x-nvidia-cert-revocation-reason": revoked.flatten().map(reason_name),
+        })
+    }
+}
+
+/// A CRLReason (RFC 5280 5.3.1) by its name.
+fn reason_name(code: u8) -> &'static str {
+    match code {
+        1 => "keyCompromise",
+        2 => "cACompromise",
+        3 => "affiliationChanged",
+        4 => "superseded",
+        5 => "cessationOfOperation",
+        6 => "certificateHold",
+        8 => "removeFromCRL",
+        9 => "privilegeWithdrawn",
+        10 => "aACompromise",
+        _ => "unspecified",
+    }
 }
 
 fn is_good(one: &Revocation) -> bool {
-    matches!(&one.status, Ok(verified) if verified.status == super::ocsp::Status::Good)
+    matches!(&one.status, Ok(verified) if verified.status == Status::Good)
 }
 
 fn mismatches(result: &DeviceResult) -> Value {
@@ -162,7 +218,13 @@ fn ours(result: &DeviceResult, facts: &Facts) -> Value {
             }
             Err(finding) => (finding.code.to_string(), None),
         };
-        json!({ "certificate": one.certificate, "status": status, "window": window })
+        let (from, until) = window.unzip();
+        json!({
+            "certificate": one.certificate,
+            "status": status,
+            "this_update": from,
+            "next_update": until,
+        })
     };
     let anchor = result.anchor.as_ref();
     json!({
@@ -174,7 +236,7 @@ fn ours(result: &DeviceResult, facts: &Facts) -> Value {
         "gpu.reference": result.manifests.iter().map(reference).collect::<Vec<_>>(),
         "gpu.ocsp": result.revocation.iter().map(ocsp).collect::<Vec<_>>(),
         "gpu.findings": result.findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "gpu.binding": LIMITS,
+        "gpu.binding": BINDING,
     })
 }
 

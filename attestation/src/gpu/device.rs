@@ -105,6 +105,8 @@ pub struct DeviceResult {
     pub revocation: Vec<Revocation>,
     /// The root that the chain leads to, if it does.
     pub anchor: Option<Anchor>,
+    /// When the device's chain stops being valid.
+    pub not_after: Option<UnixTime>,
 }
 
 impl Verifier {
@@ -155,6 +157,7 @@ impl Verifier {
             manifests: Vec::new(),
             revocation: Vec::new(),
             anchor: None,
+            not_after: None,
         };
         match Report::parse(evidence.report) {
             Ok(report) => {
@@ -182,6 +185,7 @@ impl Verifier {
                 Vec::new()
             }
         };
+        result.not_after = chain.iter().map(Certificate::not_after).min();
         self.check_chain(result, &chain, now);
         let signed = check_report(result, report, chain.first(), nonce);
         let mut chosen = Vec::new();

@@ -11,6 +11,8 @@ use casemate_attestation::{
     Bundle, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind,
 };
 
+use super::devices;
+
 /// One machine's evidence and what supports it.
 #[derive(Default)]
 pub(crate) struct Gathered {
@@ -28,6 +30,8 @@ pub(crate) struct Gathered {
 /// More than one file of these kinds ever needs.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 const MAX_FILES: usize = 64;
+/// A machine's folder has one for each device; deeper ones are not looked into.
+const MAX_DEPTH: usize = 2;
 const REPORT_BYTES: usize = 1184;
 
 impl Gathered {
@@ -40,7 +44,7 @@ impl Gathered {
                 std::io::stdin().take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
                 gathered.must_take("standard input", bytes)?;
             } else if path.is_dir() {
-                gathered.take_folder(path)?;
+                gathered.take_folder(path, MAX_DEPTH)?;
             } else {
                 gathered.must_take(&path.display().to_string(), read(path)?)?;
             }
@@ -48,20 +52,20 @@ impl Gathered {
         gathered.finish()
     }
 
-    fn take_folder(&mut self, folder: &Path) -> anyhow::Result<()> {
+    fn take_folder(&mut self, folder: &Path, depth: usize) -> anyhow::Result<()> {
         let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-        let mut files: Vec<PathBuf> = entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.is_file())
-            .take(MAX_FILES + 1)
-            .collect();
+        let mut files: Vec<PathBuf> =
+            entries.flatten().map(|entry| entry.path()).take(MAX_FILES + 1).collect();
         if files.len() > MAX_FILES {
             bail!("{}: expected at most {MAX_FILES} files", folder.display());
         }
         files.sort();
         for path in files {
-            if !self.take(read(&path)?).with_context(|| path.display().to_string())? {
+            if path.is_dir() {
+                if depth > 0 {
+                    self.take_folder(&path, depth - 1)?;
+                }
+            } else if !self.take(read(&path)?).with_context(|| path.display().to_string())? {
                 self.notes.push(format!("{}: of no kind that is known here", path.display()));
             }
         }
@@ -72,8 +76,9 @@ impl Gathered {
     fn must_take(&mut self, name: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
         if !self.take(bytes).with_context(|| name.to_owned())? {
             bail!(
-                "{name}: expected evidence (SNP report, TDX quote, Azure HCL report, vTPM quote, event \
-                 log, envelope), a bundle, or endorsements (certificates, CRL, certificate table, TDX collateral, manifest)"
+                "{name}: expected evidence (SNP report, TDX quote, GPU report, Azure HCL report, vTPM \
+                 quote, event log, envelope), a bundle, or endorsements (certificates, CRL, \
+                 certificate table, TDX collateral, manifest, OCSP response)"
             );
         }
         Ok(())
@@ -84,6 +89,8 @@ impl Gathered {
             self.bundle = Some(bundle);
         } else if let Ok(evidence) = Evidence::decode(&bytes) {
             self.evidence.items.extend(evidence.items);
+        } else if let Some(items) = devices::from_nvidia_json(&bytes) {
+            self.evidence.items.extend(items);
         } else if let Some(kind) = evidence_kind(&bytes) {
             let endorsements = Vec::new();
             self.evidence.items.push(EvidenceItem { kind, evidence: bytes, endorsements });
@@ -120,6 +127,7 @@ impl Gathered {
         if self.bundle.is_none() && self.evidence.items.is_empty() {
             bail!("expected evidence or a bundle, got only endorsements");
         }
+        devices::pair(&mut self.evidence.items, &mut self.endorsements.items);
         // The CPU's evidence leads, its event log follows.
         self.evidence.items.sort_by_key(|item| item.kind);
         if !self.collateral.tcb_info.is_empty() {
@@ -150,6 +158,9 @@ fn evidence_kind(bytes: &[u8]) -> Option<EvidenceKind> {
     if bytes.len() == REPORT_BYTES && word(0).is_some_and(|version| version < 16) {
         return Some(EvidenceKind::SnpReport);
     }
+    if devices::is_report(bytes) {
+        return Some(EvidenceKind::GpuReport);
+    }
     // Quote header: version 4 or 5, TEE type 0x81 at offset 4.
     let version = word(0).map(|word| word & 0xffff);
     if matches!(version, Some(4 | 5)) && word(4) == Some(0x81) {
@@ -178,6 +189,9 @@ fn endorsement_kind(bytes: &[u8]) -> Option<EndorsementKind> {
     }
     if casemate_attestation::snp::table::entries(bytes).is_ok_and(|entries| !entries.is_empty()) {
         return Some(EndorsementKind::SnpCertTable);
+    }
+    if casemate_attestation::gpu::ocsp::Response::parse(bytes).is_ok() {
+        return Some(EndorsementKind::Ocsp);
     }
     let manifest = bytes.windows(16).take(4096).any(|window| window == b"SoftwareIdentity");
     manifest.then_some(EndorsementKind::Rim)

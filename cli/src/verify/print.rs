@@ -4,17 +4,21 @@ use casemate_attestation::appraise::Outcome;
 use casemate_attestation::{Appraisal, Reason, Risk, VerifyError};
 use serde_json::{Value, json};
 
+use super::tree::{self, Node};
 use crate::Answer;
 use crate::table::plain;
 
-/// Prints an appraisal. `open` are the failed rules that nothing was given for.
+/// Prints an appraisal: the machine as a tree, then every rule. `open` are the
+/// failed rules that nothing was given for.
 pub(crate) fn appraisal(appraisal: &Appraisal, open: &[&str], as_json: bool) -> Answer {
     let answer = answer(appraisal, open);
+    let nodes = tree::nodes(appraisal, open);
     if as_json {
-        println!("{}", to_json(appraisal, open, &answer));
+        println!("{}", to_json(appraisal, &nodes, open, &answer));
         return answer;
     }
     println!("{}", plain(&appraisal.label()));
+    tree::lines(&nodes).iter().for_each(|line| println!("{}", plain(line)));
     for check in appraisal.checks() {
         let (mark, detail) = match check.outcome {
             Outcome::Pass => ("ok", check.actual.clone()),
@@ -71,7 +75,7 @@ fn answer(appraisal: &Appraisal, open: &[&str]) -> Answer {
     }
 }
 
-fn to_json(appraisal: &Appraisal, open: &[&str], answer: &Answer) -> Value {
+fn to_json(appraisal: &Appraisal, nodes: &[Node], open: &[&str], answer: &Answer) -> Value {
     json!({
         "version": 1,
         "answer": answer.name(),
@@ -83,6 +87,7 @@ fn to_json(appraisal: &Appraisal, open: &[&str], answer: &Answer) -> Value {
         "image": appraisal.image(),
         "measurement": appraisal.measurement().map(hex::encode),
         "appraised_at": appraisal.appraised_at().0,
+        "machine": nodes.iter().map(Node::to_json).collect::<Vec<_>>(),
         "not_given": open,
         "checks": appraisal.checks(),
     })
