@@ -23,10 +23,10 @@ test: setup lint deny unit e2e
 setup:
 	@scripts/setup
 
-# The tools for people, and the two programs that go into the image.
+# The tools for people, the monitor, and the two programs that go into the image.
 build:
 	@echo "== build: casemate, and the guest's static programs"
-	@cargo build --release --locked --quiet -p casemate
+	@cargo build --release --locked --quiet -p casemate -p casemate-vmm
 	@cargo build --release --locked --quiet --target $(MUSL) -p casemate-guest -p casemate-agent
 
 lint:

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use casemate_attestation::{Boundary, Property};
-use casemate_host::{Accelerator, Exit, Host, HostConfig, Machine, MachineSpec, State, Status};
+use casemate_host::{
+    Accelerator, Backend, Exit, Host, HostConfig, Machine, MachineSpec, State, Status,
+};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -28,6 +30,9 @@ pub(crate) struct Arguments {
     /// A property that must hold whatever the class, such as hardware_virtualization.
     #[arg(long = "property", value_name = "NAME")]
     properties: Vec<Property>,
+    /// What makes the machine; by default our own monitor where KVM runs code, else QEMU.
+    #[arg(long, value_enum)]
+    backend: Option<Maker>,
     /// What runs the vCPUs; by default KVM where it runs code, else TCG.
     #[arg(long, value_enum)]
     accelerator: Option<Accelerate>,
@@ -54,6 +59,12 @@ enum Accelerate {
     Tcg,
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Maker {
+    Vmm,
+    Qemu,
+}
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
     let host = Host::open(HostConfig::read(&arguments.config)?)?;
     service::run(follow(&host, &specification(arguments), arguments.json))
@@ -63,6 +74,10 @@ fn specification(arguments: &Arguments) -> MachineSpec {
     let mut spec = MachineSpec::new(&arguments.image, &arguments.task);
     spec.boundary = arguments.boundary;
     spec.properties = arguments.properties.iter().copied().collect();
+    spec.backend = arguments.backend.map(|maker| match maker {
+        Maker::Vmm => Backend::Vmm,
+        Maker::Qemu => Backend::Qemu,
+    });
     spec.accelerator = arguments.accelerator.map(|accelerator| match accelerator {
         Accelerate::Kvm => Accelerator::Kvm,
         Accelerate::Tcg => Accelerator::Tcg,

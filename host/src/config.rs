@@ -20,6 +20,9 @@ pub struct HostConfig {
     /// The software model of the AMD PSP, if it is offered to guests.
     #[serde(default)]
     pub psp_model: Option<PspModelConfig>,
+    /// Our own monitor.
+    #[serde(default)]
+    pub vmm: VmmConfig,
     /// The most that one machine may be given.
     #[serde(default)]
     pub limits: Limits,
@@ -33,6 +36,14 @@ pub struct Services {
     pub verifier: Option<Address>,
     /// The gateway; without it the guest is refused the service.
     pub gateway: Option<Address>,
+}
+
+/// The backend `vmm`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmmConfig {
+    /// The program; by default `casemate-vmm` beside the running one.
+    pub program: Option<PathBuf>,
 }
 
 /// The model's keys on disk.

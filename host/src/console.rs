@@ -1,7 +1,7 @@
 //! The guest's console: kept on disk up to a limit, its last lines in memory.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::fs::File;
@@ -21,7 +21,7 @@ struct Tail {
 impl Console {
     /// Reads `from` to its end: into `file` up to `limit` bytes, beyond that
     /// into nothing, so that the guest is never blocked and the disk never filled.
-    pub(crate) async fn copy(self, mut from: impl AsyncRead + Unpin, file: &Path, limit: u64) {
+    pub(crate) async fn copy(self, mut from: impl AsyncRead + Unpin, file: PathBuf, limit: u64) {
         let mut file = File::create(file).await.ok();
         let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut block = vec![0; 4096];
@@ -89,7 +89,7 @@ mod tests {
         let console = Console::default();
         let mut text = "line\n".repeat(10_000).into_bytes();
         text.extend_from_slice(b"\x1b[2Jlast\x07 words");
-        console.clone().copy(&text[..], &file, 1000).await;
+        console.clone().copy(&text[..], file.clone(), 1000).await;
         assert_eq!(std::fs::metadata(&file).unwrap().len(), 1000);
         assert_eq!(console.tail(2), ["line", "[2Jlast words"]);
         assert_eq!(console.tail(1000).len(), MAX_LINES + 1);

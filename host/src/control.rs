@@ -14,8 +14,11 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::backend::MUX_SOCKET;
 use crate::machine::{Exit, Shared, Status};
-use crate::qemu;
+use crate::qemu::QMP_SOCKET;
+use crate::socket;
+use crate::vmm::CONTROL_SOCKET;
 
 /// One request line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +120,7 @@ async fn ask<T: for<'de> Deserialize<'de>>(
 }
 
 async fn exchange(folder: &Path, request: Request) -> io::Result<Vec<u8>> {
-    let stream = qemu::connect(folder, SOCKET)?;
+    let stream = socket::connect(folder, SOCKET)?;
     stream.set_nonblocking(true)?;
     let mut stream = UnixStream::from_std(stream)?;
     let line = serde_json::to_string(&request)?;
@@ -129,7 +132,7 @@ async fn exchange(folder: &Path, request: Request) -> io::Result<Vec<u8>> {
 
 /// Answers requests until the machine is over.
 pub(crate) fn serve(shared: &Arc<Shared>) -> io::Result<()> {
-    let listener = qemu::bind(&shared.folder, SOCKET)?;
+    let listener = socket::bind(&shared.folder, SOCKET)?;
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(MAX_CLIENTS));
@@ -182,8 +185,8 @@ async fn answer(stream: UnixStream, shared: &Shared) -> io::Result<()> {
 
 /// Leaves the console and the last status, takes the sockets away.
 pub(crate) fn finish(shared: &Shared) {
-    for socket in [SOCKET, qemu::MUX_SOCKET, qemu::QMP_SOCKET] {
-        let _ = fs::remove_file(shared.folder.join(socket));
+    for name in [SOCKET, MUX_SOCKET, QMP_SOCKET, CONTROL_SOCKET] {
+        let _ = fs::remove_file(shared.folder.join(name));
     }
     if let Ok(status) = serde_json::to_string_pretty(&*shared.status.borrow()) {
         let _ = fs::write(shared.folder.join("status.json"), status);
@@ -207,7 +210,7 @@ pub(crate) fn prune(run: &Path) {
 
 /// Whether somebody listens: a host that was killed leaves its socket behind.
 fn answers(folder: &Path) -> bool {
-    qemu::connect(folder, SOCKET).is_ok()
+    socket::connect(folder, SOCKET).is_ok()
 }
 
 fn folders(run: &Path) -> Vec<PathBuf> {

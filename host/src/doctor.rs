@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use casemate_attestation::boundary::{Boundary, Properties};
 use serde::Serialize;
 
-use crate::launch::promised;
+use crate::backend::promised;
 use crate::machine::Accelerator;
-use crate::{kvm, qemu};
+use crate::{kvm, qemu, vmm};
 
 /// Everything that was found out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,8 +63,10 @@ pub async fn doctor() -> Doctor {
     let kvm = kvm::usable().await;
     let qemu = qemu::version().await.map_err(|error| error.to_string());
     let gpus = gpus(Path::new("/sys/bus/pci/devices"));
-    let classes = classes(&kvm, &qemu);
+    let monitor = vmm::beside().map(|path| path.display().to_string());
+    let classes = classes(&kvm, &qemu, &monitor);
     let facts = vec![
+        fact("casemate-vmm", monitor),
         fact("qemu", qemu.map(|version| format!("version {version}"))),
         fact("kvm", kvm.map(|()| "runs a test guest".to_owned())),
         fact("sev-snp", parameter("kvm_amd", "sev_snp")),
@@ -86,28 +88,32 @@ fn fact(name: &'static str, found: Result<String, String>) -> Fact {
     Fact { name, ok, detail: found.unwrap_or_else(|reason| reason) }
 }
 
-fn classes(kvm: &Result<(), String>, qemu: &Result<String, String>) -> Vec<Class> {
+fn classes(
+    kvm: &Result<(), String>,
+    qemu: &Result<String, String>,
+    monitor: &Result<String, String>,
+) -> Vec<Class> {
     let class = |boundary, reason: &str| Class {
         boundary,
         buildable: false,
         properties: Properties::default(),
         reason: reason.to_owned(),
     };
-    let microvm = match (qemu, kvm) {
-        (Err(reason), _) => class(Boundary::MicroVm, &format!("no QEMU: {reason}")),
-        (Ok(_), Ok(())) => Class {
-            buildable: true,
-            properties: promised(Accelerator::Kvm),
-            ..class(Boundary::MicroVm, "QEMU on KVM")
-        },
-        (Ok(_), Err(reason)) => Class {
-            buildable: true,
-            properties: promised(Accelerator::Tcg),
-            ..class(
-                Boundary::MicroVm,
-                &format!("QEMU's emulator, because KVM is not usable: {reason}"),
-            )
-        },
+    let built = |accelerator, reason: &str| Class {
+        buildable: true,
+        properties: promised(accelerator),
+        ..class(Boundary::MicroVm, reason)
+    };
+    let microvm = match (kvm, monitor, qemu) {
+        (Ok(()), Ok(_), _) => built(Accelerator::Kvm, "our own monitor on KVM"),
+        (Ok(()), Err(reason), Ok(_)) => {
+            built(Accelerator::Kvm, &format!("QEMU on KVM, where it is named: {reason}"))
+        }
+        (Err(reason), _, Ok(_)) => built(
+            Accelerator::Tcg,
+            &format!("QEMU's emulator, because KVM is not usable: {reason}"),
+        ),
+        (_, _, Err(reason)) => class(Boundary::MicroVm, &format!("no QEMU: {reason}")),
     };
     vec![
         class(Boundary::SameHost, "no process backend in this version"),

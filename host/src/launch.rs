@@ -1,5 +1,5 @@
-//! The launch, top to bottom: what is asked is checked, what is given to QEMU
-//! is measured, what QEMU built is asked back, and only a guest that speaks
+//! The launch, top to bottom: what is asked is checked, what is given to the
+//! backend is measured, what it built is asked back, and only a guest that speaks
 //! makes it a machine.
 
 use std::fs::{self, DirBuilder};
@@ -7,30 +7,22 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
 use casemate_attestation::UnixTime;
-use casemate_attestation::boundary::{Boundary, Properties, Property};
+use casemate_attestation::boundary::{Boundary, Properties};
 use casemate_attestation::snp::Product;
 use casemate_image::Image;
 use casemate_model::{PspConfig, PspModel};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::process::Child;
 use tokio::sync::{Notify, RwLock, watch};
-use tokio::time::timeout;
 
+use crate::backend::{self, CONSOLE, Chosen, Facts, Started, failed};
 use crate::config::{HostConfig, ModelProduct, PspModelConfig};
-use crate::console::Console;
-use crate::control;
 use crate::key::{HostKey, KeyError};
-use crate::kvm;
-use crate::machine::{Accelerator, Exit, Machine, MachineSpec, Shared, State, Status};
-use crate::qemu::{self, CommandLine, MUX_SOCKET, QMP_SOCKET};
-use crate::qmp::{Facts, Qmp};
-use crate::sealed::Sealed;
+use crate::machine::{Exit, Machine, MachineSpec, Shared, State, Status};
 use crate::service::{Context, Psp, now};
-use crate::supervise::{Supervisor, said};
+use crate::supervise::Supervisor;
+use crate::{control, qemu, vmm};
 
 /// A host that can launch machines: its configuration, its key, and the
 /// software model of the PSP where one is configured.
@@ -86,13 +78,15 @@ pub enum LaunchError {
         /// Why it failed.
         source: io::Error,
     },
-    /// QEMU did not build the machine.
-    #[error("QEMU: {reason}")]
+    /// The backend did not build the machine.
+    #[error("{backend}: {reason}")]
     Backend {
+        /// Which one.
+        backend: &'static str,
         /// What went wrong.
         reason: String,
     },
-    /// What QEMU built is not what was asked of it.
+    /// What the backend built is not what was asked of it.
     #[error("machine as built, {field}: expected {expected}, got {actual}")]
     Built {
         /// The fact.
@@ -149,14 +143,15 @@ impl Machine {
     /// that called ends, the machine does.
     pub async fn launch(host: &Host, spec: &MachineSpec) -> Result<Self, LaunchError> {
         check(spec, &host.config)?;
-        let accelerator = choose(spec).await?;
+        let chosen = backend::choose(spec, &host.config).await?;
         let image = Image::read(&spec.image)?;
         let psp = host.psp.as_ref().map(|model| measured(model, &image, spec)).transpose()?;
         let mut id = [0; 16];
-        rand::fill(&mut id).map_err(|_| backend("no random id"))?;
+        rand::fill(&mut id).map_err(|_| failed("random numbers", "none to be had"))?;
         let folder = make_folder(&host.config, &hex::encode(id))?;
 
-        let built = build(spec, accelerator, &image, &folder, host).await;
+        let given = Given { spec, image: &image, folder: &folder, config: &host.config };
+        let built = build(&chosen, &given).await;
         let (started, facts, properties) = built.inspect_err(|_| {
             let _ = fs::remove_dir_all(&folder);
         })?;
@@ -169,7 +164,7 @@ impl Machine {
             epoch: spec.epoch.unwrap_or_else(|| now().0),
             boundary: Boundary::MicroVm,
             properties,
-            backend: format!("{} {}", accelerator.backend(), facts.version),
+            backend: format!("{} {}", chosen.name(), facts.version),
             pid: started.child.id().unwrap_or_default(),
             booted_ms: None,
             events: Vec::new(),
@@ -197,7 +192,7 @@ impl Machine {
         };
         let supervisor = Supervisor {
             child: started.child,
-            qmp: started.qmp,
+            link: started.link,
             wire: started.wire,
             console: started.console,
             stderr: started.stderr,
@@ -241,92 +236,27 @@ async fn spoken(machine: &Machine) -> Result<(), LaunchError> {
     Err(LaunchError::Ended { id: machine.id(), exit })
 }
 
-/// Starts QEMU and asks it what it built.
+/// What a backend is given to build.
+pub(crate) struct Given<'a> {
+    pub(crate) spec: &'a MachineSpec,
+    pub(crate) image: &'a Image,
+    pub(crate) folder: &'a Path,
+    pub(crate) config: &'a HostConfig,
+}
+
+/// Starts the backend, asks it what it built, and only then lets the guest run.
 async fn build(
-    spec: &MachineSpec,
-    accelerator: Accelerator,
-    image: &Image,
-    folder: &Path,
-    host: &Host,
+    chosen: &Chosen,
+    given: &Given<'_>,
 ) -> Result<(Started, Facts, Properties), LaunchError> {
-    let mut started = start(spec, accelerator, image, folder, host).await?;
-    let facts = started.qmp.facts().await.map_err(|error| backend(&error.to_string()))?;
-    let properties = earned(&facts, accelerator, spec)?;
+    let mut started = match chosen {
+        Chosen::Vmm(program) => vmm::start(program, given).await?,
+        Chosen::Qemu(accelerator) => qemu::start(*accelerator, given).await?,
+    };
+    let facts = started.link.facts().await?;
+    let properties = chosen.earned(&facts, given.spec)?;
+    started.link.run().await?;
     Ok((started, facts, properties))
-}
-
-/// A QEMU that answers, with the wire connected.
-struct Started {
-    child: Child,
-    qmp: Qmp,
-    wire: UnixStream,
-    console: Console,
-    stderr: Console,
-    at: Instant,
-}
-
-async fn start(
-    spec: &MachineSpec,
-    accelerator: Accelerator,
-    image: &Image,
-    folder: &Path,
-    host: &Host,
-) -> Result<Started, LaunchError> {
-    let kernel = Sealed::new("kernel", &image.kernel).map_err(io_error("keep the kernel"))?;
-    let initrd = Sealed::new("initrd", &image.initrd).map_err(io_error("keep the initramfs"))?;
-    let wire = qemu::bind(folder, MUX_SOCKET).map_err(io_error("make the wire's socket"))?;
-    let qmp = qemu::bind(folder, QMP_SOCKET).map_err(io_error("make the QMP socket"))?;
-    let line = CommandLine {
-        accelerator,
-        vcpus: spec.vcpus,
-        memory_mib: spec.memory_mib,
-        kernel: &kernel.path(),
-        initrd: &initrd.path(),
-        cmdline: &image.cmdline,
-    };
-    let at = Instant::now();
-    let mut child =
-        qemu::spawn(&line, folder).map_err(io_error("start setpriv and qemu-system-x86_64"))?;
-    let (console, stderr) = (Console::default(), Console::default());
-    if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
-        let limit = host.config.limits.console_kib.saturating_mul(1024);
-        let log = folder.join(CONSOLE);
-        tokio::spawn({
-            let console = console.clone();
-            async move { console.copy(out, &log, limit).await }
-        });
-        let log = folder.join("qemu.log");
-        tokio::spawn({
-            let stderr = stderr.clone();
-            async move { stderr.copy(err, &log, 64 * 1024).await }
-        });
-    }
-    // QEMU connects while it reads its command line; when QMP answers, it has
-    // read the kernel and the initramfs.
-    let wire = connected(&wire, &mut child, &stderr).await?;
-    let qmp = connected(&qmp, &mut child, &stderr).await?;
-    let qmp = Qmp::start(qmp).await.map_err(|error| backend(&error.to_string()))?;
-    Ok(Started { child, qmp, wire, console, stderr, at })
-}
-
-/// QEMU's connection to `listener`, unless it ends or dawdles.
-async fn connected(
-    listener: &UnixListener,
-    child: &mut Child,
-    stderr: &Console,
-) -> Result<UnixStream, LaunchError> {
-    let ended = tokio::select! {
-        accepted = timeout(START_LIMIT, listener.accept()) => match accepted {
-            Ok(accepted) => return accepted.map(|(stream, _)| stream).map_err(io_error("accept")),
-            Err(_) => format!("did not connect within {} s", START_LIMIT.as_secs()),
-        },
-        status = child.wait() => match status {
-            Ok(status) => format!("ended ({status})"),
-            Err(error) => error.to_string(),
-        },
-    };
-    tokio::time::sleep(Duration::from_millis(50)).await; // its last words are on their way
-    Err(backend(&format!("{ended}: {}", said(stderr))))
 }
 
 /// Everything that the specification itself can have wrong.
@@ -358,66 +288,6 @@ fn check(spec: &MachineSpec, config: &HostConfig) -> Result<(), LaunchError> {
     Ok(())
 }
 
-/// The accelerator, or why the boundary cannot be built. Nothing runs before this.
-async fn choose(spec: &MachineSpec) -> Result<Accelerator, LaunchError> {
-    let usable = match spec.accelerator {
-        Some(Accelerator::Tcg) => Err("TCG was asked for".to_owned()),
-        _ => kvm::usable().await.map_err(|reason| format!("KVM is not usable: {reason}")),
-    };
-    let accelerator = if usable.is_ok() { Accelerator::Kvm } else { Accelerator::Tcg };
-    let possible = promised(accelerator);
-    let missing = possible.missing(&spec.properties);
-    let unmet_kvm = spec.accelerator == Some(Accelerator::Kvm) && accelerator != Accelerator::Kvm;
-    // A class below is not given either: who asked for less would be told of more.
-    if spec.boundary == Boundary::MicroVm && missing.is_empty() && !unmet_kvm {
-        return Ok(accelerator);
-    }
-    let reason = match spec.boundary {
-        Boundary::Tee => "no SEV-SNP or TDX launch in this version".to_owned(),
-        Boundary::MicroVmVfio => "no device assignment in this version".to_owned(),
-        Boundary::SameHost | Boundary::Container => "no process backend in this version".to_owned(),
-        Boundary::MicroVm => usable.err().unwrap_or_else(|| "QEMU offers no more".to_owned()),
-    };
-    Err(LaunchError::Unbuildable {
-        asked: match spec.accelerator {
-            Some(accelerator) => {
-                format!("{} with {} by {}", spec.boundary, spec.properties, accelerator.backend())
-            }
-            None => format!("{} with {}", spec.boundary, spec.properties),
-        },
-        possible: format!("{} with {possible}", Boundary::MicroVm),
-        reason,
-    })
-}
-
-/// What a machine of this backend will have.
-pub(crate) fn promised(accelerator: Accelerator) -> Properties {
-    let mut properties: Properties =
-        [Property::OwnKernel, Property::Mediated].into_iter().collect();
-    if accelerator == Accelerator::Kvm {
-        properties.insert(Property::HardwareVirtualization);
-    }
-    properties
-}
-
-/// What was really built has what was promised; QEMU says so itself.
-fn earned(
-    facts: &Facts,
-    accelerator: Accelerator,
-    spec: &MachineSpec,
-) -> Result<Properties, LaunchError> {
-    let built = |field, expected: String, actual: String| {
-        if expected == actual {
-            return Ok(());
-        }
-        Err(LaunchError::Built { field, expected, actual })
-    };
-    built("KVM", (accelerator == Accelerator::Kvm).to_string(), facts.kvm.to_string())?;
-    built("network devices", String::new(), facts.network_devices.join(", "))?;
-    built("vCPUs", spec.vcpus.to_string(), facts.vcpus.to_string())?;
-    Ok(promised(accelerator))
-}
-
 fn make_folder(config: &HostConfig, id: &str) -> Result<PathBuf, LaunchError> {
     let run = config.state.join("run");
     let make = |path: &Path, recursive: bool| {
@@ -430,15 +300,9 @@ fn make_folder(config: &HostConfig, id: &str) -> Result<PathBuf, LaunchError> {
     fs::canonicalize(&folder).map_err(io_error("find the machine's folder"))
 }
 
-fn backend(reason: &str) -> LaunchError {
-    LaunchError::Backend { reason: reason.to_owned() }
-}
-
-fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
+pub(crate) fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
     move |source| LaunchError::Io { action: action.to_owned(), source }
 }
 
-pub(crate) const CONSOLE: &str = "console.log";
 // 2026-01-01: the model's certificates say the same on every run.
 const MODEL_NOT_BEFORE: UnixTime = UnixTime(1_767_225_600);
-const START_LIMIT: Duration = Duration::from_secs(60);

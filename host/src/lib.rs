@@ -1,12 +1,13 @@
 //! Starts and stops sandboxes at a named boundary and reports the boundary that was really built.
 //!
 //! [`Machine::launch`] either reaches the asked boundary or fails; it never
-//! falls back to a weaker one. The backend is QEMU q35: KVM where the probe
-//! ([`probe_kvm`]) finds that it really runs code, TCG elsewhere. There is no
-//! network card: one virtio-serial port to the host, which relays bytes that
-//! it cannot read to the configured verifier and gateway, is the only wire out.
+//! falls back to a weaker one. The backend is our own monitor on KVM wherever
+//! the probe ([`probe_kvm`]) finds that KVM really runs code, and QEMU q35 with
+//! its emulator elsewhere, or where it is named. There is no network card: one
+//! virtio-serial port to the host, which relays bytes that it cannot read to
+//! the configured verifier and gateway, is the only wire out.
 //!
-//! What a machine is, is what QEMU says it built and a guest that spoke; below
+//! What a machine is, is what the backend says it built and a guest that spoke; below
 //! `tee` the claim of it is this host's signed word, and labelled so. Start
 //! reading at `launch.rs`, then `supervise.rs` (what ends a machine) and
 //! `service.rs` (what the guest may ask).
@@ -22,11 +23,12 @@
 //! # Ok(()) }
 //! ```
 //!
-//! *Invariant*: what is measured is what QEMU reads (sealed memory files).
+//! *Invariant*: what is measured is what the backend reads (sealed memory files).
 //! *Invariant*: a machine dies with this process, with its [`Machine`], at its
 //! wall time, and when its guest lets go of the wire.
 //! *Invariant*: `unsafe` exists in kvm/sys.rs alone.
 
+mod backend;
 mod config;
 mod console;
 pub mod control;
@@ -40,10 +42,13 @@ mod qmp;
 mod relay;
 mod sealed;
 mod service;
+mod socket;
 mod supervise;
+mod vmm;
 
+pub use backend::Backend;
 pub use config::{
-    Address, ConfigError, HostConfig, Limits, ModelProduct, PspModelConfig, Services,
+    Address, ConfigError, HostConfig, Limits, ModelProduct, PspModelConfig, Services, VmmConfig,
 };
 pub use doctor::{Class, Doctor, Fact, Gpu, doctor};
 pub use key::{HostKey, KeyError};

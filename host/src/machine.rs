@@ -9,6 +9,8 @@ use casemate_attestation::host_claim::LaunchDigests;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, RwLock, watch};
 
+use crate::backend::Backend;
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
@@ -23,6 +25,8 @@ pub struct MachineSpec {
     pub boundary: Boundary,
     /// Properties that must hold whatever the class.
     pub properties: Properties,
+    /// What makes the machine; `None` takes our own monitor where KVM is usable, QEMU otherwise.
+    pub backend: Option<Backend>,
     /// What runs the vCPUs; `None` takes KVM where it is usable, TCG otherwise.
     pub accelerator: Option<Accelerator>,
     /// Virtual CPUs.
@@ -35,7 +39,7 @@ pub struct MachineSpec {
     pub wall: Duration,
 }
 
-/// What runs the vCPUs of a QEMU machine.
+/// What runs the vCPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
@@ -49,7 +53,7 @@ pub enum Accelerator {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// QEMU runs; the guest has not spoken.
+    /// The backend runs; the guest has not spoken.
     Launched,
     /// The guest spoke on the wire.
     Running,
@@ -88,7 +92,7 @@ pub enum Exit {
     Killed,
     /// The guest let go of the wire and did not power off.
     WireLost,
-    /// QEMU ended by itself.
+    /// The backend ended by itself.
     BackendFailed {
         /// Its exit status.
         status: String,
@@ -124,9 +128,9 @@ pub struct Status {
     pub boundary: Boundary,
     /// The properties of what was built.
     pub properties: Properties,
-    /// Backend and version, such as `qemu-tcg 7.2.22`.
+    /// Backend and version, such as `vmm-kvm 0.1.0` or `qemu-tcg 7.2.22`.
     pub backend: String,
-    /// QEMU's process id.
+    /// The backend's process id.
     pub pid: u32,
     /// Milliseconds from launch to the guest's first words.
     pub booted_ms: Option<u64>,
@@ -195,6 +199,7 @@ impl MachineSpec {
             epoch: None,
             boundary: Boundary::MicroVm,
             properties: Properties::default(),
+            backend: None,
             accelerator: None,
             vcpus: 1,
             memory_mib: 512,
@@ -260,16 +265,6 @@ impl Drop for Machine {
     }
 }
 
-impl Accelerator {
-    /// The backend's name in claims.
-    pub(crate) fn backend(self) -> &'static str {
-        match self {
-            Self::Kvm => "qemu-kvm",
-            Self::Tcg => "qemu-tcg",
-        }
-    }
-}
-
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -290,7 +285,9 @@ impl std::fmt::Display for Exit {
             Self::WallTime { seconds } => write!(f, "its time of {seconds} s was up"),
             Self::Killed => f.write_str("killed"),
             Self::WireLost => f.write_str("the guest let go of the wire without powering off"),
-            Self::BackendFailed { status, said } => write!(f, "QEMU ended ({status}): {said}"),
+            Self::BackendFailed { status, said } => {
+                write!(f, "the backend ended ({status}): {said}")
+            }
         }
     }
 }

@@ -1,19 +1,22 @@
 //! The QEMU backend: one command line, q35 without a network card, and the
 //! process that runs it.
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::backend::{self, Link, MUX_SOCKET, START_LIMIT, Started, failed, said};
+use crate::console::Console;
+use crate::launch::{Given, LaunchError, io_error};
 use crate::machine::Accelerator;
+use crate::qmp::Qmp;
+use crate::sealed::Sealed;
+use crate::socket;
 
 /// Everything that QEMU is told.
 #[derive(Debug, Clone)]
@@ -26,10 +29,6 @@ pub(crate) struct CommandLine<'a> {
     pub(crate) cmdline: &'a str,
 }
 
-/// Names of the sockets in the machine's folder, where QEMU runs.
-pub(crate) const MUX_SOCKET: &str = "mux.sock";
-pub(crate) const QMP_SOCKET: &str = "qmp.sock";
-
 /// The version of the installed QEMU, as it prints it.
 pub(crate) async fn version() -> Result<String, io::Error> {
     let asked = Command::new(PROGRAM).arg("--version").stdin(Stdio::null()).output();
@@ -39,46 +38,52 @@ pub(crate) async fn version() -> Result<String, io::Error> {
     version.map(str::to_owned).ok_or_else(|| io::Error::other(format!("no version in {text:?}")))
 }
 
-/// Starts QEMU in `folder`. It dies with this process or with the returned value.
-pub(crate) fn spawn(line: &CommandLine<'_>, folder: &Path) -> io::Result<Child> {
-    // setpriv (util-linux, on every Debian) sets the parent-death signal and
-    // becomes QEMU: without it a killed host would leave the machine running.
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", PROGRAM])
-        .args(line.arguments())
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0) // the terminal's ^C goes to us; we stop the machine in order
-        .kill_on_drop(true)
-        .spawn()
+/// Starts QEMU and connects to it; when QMP answers, it has read the kernel and the initramfs.
+pub(crate) async fn start(
+    accelerator: Accelerator,
+    given: &Given<'_>,
+) -> Result<Started, LaunchError> {
+    let (image, folder) = (given.image, given.folder);
+    let kernel = Sealed::new("kernel", &image.kernel).map_err(io_error("keep the kernel"))?;
+    let initrd = Sealed::new("initrd", &image.initrd).map_err(io_error("keep the initramfs"))?;
+    let wire = socket::bind(folder, MUX_SOCKET).map_err(io_error("make the wire's socket"))?;
+    let qmp = socket::bind(folder, QMP_SOCKET).map_err(io_error("make the QMP socket"))?;
+    let line = CommandLine {
+        accelerator,
+        vcpus: given.spec.vcpus,
+        memory_mib: given.spec.memory_mib,
+        kernel: &kernel.path(),
+        initrd: &initrd.path(),
+        cmdline: &image.cmdline,
+    };
+    let at = Instant::now();
+    let mut child = backend::spawn(PROGRAM.as_ref(), &line.arguments(), folder, Stdio::null())
+        .map_err(io_error("start setpriv and qemu-system-x86_64"))?;
+    let (console, stderr) = backend::listen(&mut child, folder, given.config);
+    let wire = connected(&wire, &mut child, &stderr).await?;
+    let qmp = connected(&qmp, &mut child, &stderr).await?;
+    let qmp = Qmp::start(qmp).await.map_err(|error| failed(NAME, &error.to_string()))?;
+    Ok(Started { child, link: Link::Qemu(qmp), wire, console, stderr, at })
 }
 
-/// Binds the socket `name` in `folder`, whatever the length of the folder's path.
-pub(crate) fn bind(folder: &Path, name: &str) -> io::Result<UnixListener> {
-    match fs::remove_file(folder.join(name)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let folder = open_folder(folder)?;
-    UnixListener::bind(short_path(&folder, name))
-}
-
-/// Connects to the socket `name` in `folder`.
-pub(crate) fn connect(folder: &Path, name: &str) -> io::Result<std::os::unix::net::UnixStream> {
-    let folder = open_folder(folder)?;
-    std::os::unix::net::UnixStream::connect(short_path(&folder, name))
-}
-
-fn open_folder(folder: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(folder, flags, Mode::empty())?)
-}
-
-/// A socket's address holds 107 bytes; through a descriptor any folder fits.
-fn short_path(folder: &OwnedFd, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name)
+/// QEMU's connection to `listener`, unless it ends or dawdles.
+async fn connected(
+    listener: &UnixListener,
+    child: &mut Child,
+    stderr: &Console,
+) -> Result<UnixStream, LaunchError> {
+    let ended = tokio::select! {
+        accepted = timeout(START_LIMIT, listener.accept()) => match accepted {
+            Ok(accepted) => return accepted.map(|(stream, _)| stream).map_err(io_error("accept")),
+            Err(_) => format!("did not connect within {} s", START_LIMIT.as_secs()),
+        },
+        status = child.wait() => match status {
+            Ok(status) => format!("ended ({status})"),
+            Err(error) => error.to_string(),
+        },
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await; // its last words are on their way
+    Err(failed(NAME, &format!("{ended}: {}", said(stderr))))
 }
 
 impl CommandLine<'_> {
@@ -147,6 +152,8 @@ fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")
 }
 
+pub(crate) const QMP_SOCKET: &str = "qmp.sock";
+const NAME: &str = "QEMU";
 const PROGRAM: &str = "qemu-system-x86_64";
 
 #[cfg(test)]
@@ -168,15 +175,5 @@ mod tests {
         assert!(arguments.windows(2).any(|pair| pair == ["-nic", "none"]));
         assert!(has("-nodefaults") && has("max,-cx16"));
         assert!(!has("netdev") && !has("virtio-net"));
-    }
-
-    #[tokio::test]
-    async fn a_socket_fits_in_a_deep_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let deep = folder.path().join("d".repeat(120));
-        fs::create_dir(&deep).unwrap();
-        drop(bind(&deep, "a.sock").unwrap());
-        let _listener = bind(&deep, "a.sock").unwrap();
-        connect(&deep, "a.sock").unwrap();
     }
 }

@@ -7,24 +7,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::backend::Facts;
+
 /// A QMP connection after its handshake.
 #[derive(Debug)]
 pub(crate) struct Qmp {
     stream: BufReader<UnixStream>,
     shutdown: Option<String>,
-}
-
-/// What QEMU says of the machine that it built.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Facts {
-    /// QEMU's version, such as `7.2.22`.
-    pub(crate) version: String,
-    /// Whether KVM runs the vCPUs.
-    pub(crate) kvm: bool,
-    /// PCI devices of class network, by slot; a machine of ours has none.
-    pub(crate) network_devices: Vec<String>,
-    /// How many vCPUs there are.
-    pub(crate) vcpus: usize,
 }
 
 /// Why QEMU could not be asked.

@@ -1,4 +1,4 @@
-//! Files that QEMU reads are the very bytes that were measured: sealed memory,
+//! Files that a backend reads are the very bytes that were measured: sealed memory,
 //! not names that somebody could point elsewhere in between.
 
 use std::fs::File;

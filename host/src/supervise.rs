@@ -8,18 +8,19 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use crate::backend::{Link, Over, said};
 use crate::console::Console;
 use crate::control;
 use crate::machine::{Exit, Shared, State};
-use crate::qmp::Qmp;
 use crate::service::Context;
+use crate::vmm::RENEW_EVERY;
 
 /// A machine's process and everything tied to it.
 pub(crate) struct Supervisor {
     pub(crate) child: Child,
-    pub(crate) qmp: Qmp,
+    pub(crate) link: Link,
     pub(crate) wire: UnixStream,
     pub(crate) console: Console,
     pub(crate) stderr: Console,
@@ -67,6 +68,8 @@ impl Supervisor {
         let started = Instant::from_std(shared.started);
         let (mut boot_left, mut booted) = (pin!(sleep_until(started + self.boot)), false);
         let mut wall_left = pin!(sleep_until(started + self.wall));
+        let mut renewal = interval(RENEW_EVERY);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -76,6 +79,7 @@ impl Supervisor {
                     return End::Decided(Exit::WallTime { seconds: self.wall.as_secs() });
                 }
                 () = &mut boot_left, if !booted => return End::Decided(self.never_booted()),
+                _ = renewal.tick() => self.link.renew().await,
                 Some(_) = streams.join_next() => {}
                 incoming = mux.accept() => {
                     let Some(incoming) = incoming else { return self.wire_ended().await };
@@ -104,20 +108,18 @@ impl Supervisor {
         }
     }
 
-    /// Why QEMU ended, by its own events.
+    /// Why the machine ended, in its backend's words.
     async fn explain(self, status: Option<ExitStatus>, shared: &Shared) -> Exit {
-        let reason = timeout(Duration::from_secs(2), self.qmp.shutdown_reason()).await;
-        match reason.ok().flatten().as_deref() {
-            Some("guest-shutdown") => {
+        let over = timeout(Duration::from_secs(2), self.link.over()).await;
+        match over.unwrap_or(Over::Other(None)) {
+            Over::PoweredOff => {
                 let workload = *shared.workload.lock().unwrap_or_else(PoisonError::into_inner);
                 Exit::PoweredOff { workload }
             }
-            Some("guest-reset" | "guest-panic") => {
-                Exit::Crashed { console: last_panic(self.console.tail(usize::MAX)) }
-            }
-            _ => Exit::BackendFailed {
+            Over::Crashed => Exit::Crashed { console: last_panic(self.console.tail(usize::MAX)) },
+            Over::Other(reason) => Exit::BackendFailed {
                 status: status.map_or("unknown".into(), |status| status.to_string()),
-                said: said(&self.stderr),
+                said: reason.unwrap_or_else(|| said(&self.stderr)),
             },
         }
     }
@@ -140,12 +142,6 @@ fn last_panic(lines: Vec<String>) -> Vec<String> {
     let panic = lines.iter().position(|line| line.contains("Kernel panic"));
     let from = panic.unwrap_or(lines.len().saturating_sub(CONSOLE_LINES));
     lines.into_iter().skip(from).take(CONSOLE_LINES).collect()
-}
-
-/// QEMU's last words in one line.
-pub(crate) fn said(stderr: &Console) -> String {
-    let lines = stderr.tail(4);
-    if lines.is_empty() { "no message".into() } else { lines.join("; ") }
 }
 
 const CONSOLE_LINES: usize = 20;

@@ -13,7 +13,7 @@ use casemate_attestation::{
     TrustAnchors, UnixTime, verify,
 };
 use casemate_host::{
-    Accelerator, Exit, Host, HostConfig, LaunchError, Machine, MachineSpec, State, control,
+    Accelerator, Backend, Exit, Host, HostConfig, LaunchError, Machine, MachineSpec, State, control,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
@@ -231,8 +231,23 @@ async fn what_cannot_be_built_is_refused_before_anything_runs() {
     let error = launch(&|spec| spec.task = "a b".into()).await.to_string();
     assert!(error.starts_with("task: expected"), "{error}");
     if let Err(reason) = casemate_host::probe_kvm() {
-        let error = launch(&|spec| spec.accelerator = Some(Accelerator::Kvm)).await.to_string();
-        assert!(error.contains(&reason.to_string()), "{error}");
+        for backend in [None, Some(Backend::Vmm), Some(Backend::Qemu)] {
+            let error = launch(&|spec| {
+                spec.backend = backend;
+                spec.accelerator = Some(Accelerator::Kvm);
+            })
+            .await
+            .to_string();
+            assert!(error.contains(&reason.to_string()), "{error}");
+        }
+        let error = launch(&|spec| spec.backend = Some(Backend::Vmm)).await;
+        assert!(matches!(error, LaunchError::Unbuildable { .. }), "{error}");
     }
+    let error = launch(&|spec| {
+        (spec.backend, spec.accelerator) = (Some(Backend::Vmm), Some(Accelerator::Tcg));
+    })
+    .await
+    .to_string();
+    assert_eq!(error, "accelerator: expected kvm, the only one of the backend vmm, got tcg");
     assert!(!state.path().join("run").exists());
 }

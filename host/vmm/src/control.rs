@@ -8,7 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use crate::bytes::{narrow, wide};
 use crate::exit::Exit;
 use crate::poll::Poll;
-use crate::warden::{Answer, CONTROL, Request};
+use crate::status::VmStatus;
+use crate::warden::{CONTROL, Request};
 
 /// The listening socket and its peers.
 pub(crate) struct Control {
@@ -39,7 +40,7 @@ impl Control {
         &mut self,
         number: u64,
         poll: &Poll,
-        answer: &mut dyn FnMut(Request) -> Answer,
+        answer: &mut dyn FnMut(Request) -> VmStatus,
     ) {
         match number.checked_sub(CONTROL + 1) {
             None => self.accept(poll),
@@ -68,7 +69,7 @@ impl Control {
         }
     }
 
-    fn talk(&mut self, index: usize, answer: &mut dyn FnMut(Request) -> Answer) {
+    fn talk(&mut self, index: usize, answer: &mut dyn FnMut(Request) -> VmStatus) {
         let Some(place) = self.peers.get_mut(index) else { return };
         let stays = place.as_mut().is_some_and(|peer| peer.talk(answer));
         if !stays {
@@ -79,7 +80,7 @@ impl Control {
 
 impl Peer {
     /// Reads and answers what is there. False when the peer is to go.
-    fn talk(&mut self, answer: &mut dyn FnMut(Request) -> Answer) -> bool {
+    fn talk(&mut self, answer: &mut dyn FnMut(Request) -> VmStatus) -> bool {
         let mut bytes = [0; 256];
         loop {
             let length = match self.stream.read(&mut bytes) {
@@ -101,7 +102,7 @@ impl Peer {
         }
     }
 
-    fn reply(&mut self, answer: &mut dyn FnMut(Request) -> Answer) -> bool {
+    fn reply(&mut self, answer: &mut dyn FnMut(Request) -> VmStatus) -> bool {
         let line = std::mem::take(&mut self.line);
         let text = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => serde_json::to_string(&answer(request)),
@@ -120,9 +121,9 @@ impl Peer {
 mod tests {
     use super::*;
 
-    fn answer() -> Answer {
-        let (ok, error, state) = (true, None, "running");
-        Answer { ok, error, state, uptime_ms: 1, lease_left_ms: None, cpu_ms: 2 }
+    fn answer() -> VmStatus {
+        let state = "running".into();
+        VmStatus { ok: true, state, uptime_ms: 1, cpu_ms: 2, ..VmStatus::default() }
     }
 
     fn peer() -> (Peer, UnixStream) {

@@ -26,6 +26,7 @@ use crate::pci::{Bus, Function, Windows};
 use crate::poll::{Poll, Registrar};
 use crate::serial::Serial;
 use crate::spec::{SpecError, VmSpec};
+use crate::status::Built;
 use crate::vcpu::Board;
 use crate::vfio::{self, Assigned, VfioRefusal};
 use crate::virtio::Device;
@@ -110,6 +111,22 @@ pub(crate) struct Prepared {
     /// Kept to the end: KVM works on this memory.
     pub(crate) memory: Memory,
     pub(crate) vm: Arc<VmFd>,
+    /// Devices of the host among the guest's.
+    assigned: usize,
+}
+
+impl Prepared {
+    /// What stands now, for who asks.
+    pub(crate) fn built(&self) -> Built {
+        Built {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            accelerator: "kvm".to_owned(),
+            vcpus: self.vcpus.len(),
+            memory_mib: self.memory.size() >> 20,
+            functions: self.board.bus.functions(),
+            assigned: self.assigned,
+        }
+    }
 }
 
 /// Opens and loads everything that the machine needs.
@@ -151,7 +168,7 @@ pub(crate) fn prepare(spec: &VmSpec) -> Result<Prepared, LaunchError> {
     let event = || EventFd::new(libc::EFD_NONBLOCK).map_err(host_step("eventfd"));
     let ended = event()?;
     let gate = Arc::new(Gate::new(ended.try_clone().map_err(host_step("eventfd"))?));
-    let Bench { bus, poll, devices, .. } = bench;
+    let Bench { bus, poll, devices, assigned, .. } = bench;
     devices::listen(&poll, &devices).map_err(host_step("doorbells"))?;
     let board = Arc::new(Board { bus, serial: Mutex::new(serial), gate: Arc::clone(&gate) });
     Ok(Prepared {
@@ -164,6 +181,7 @@ pub(crate) fn prepare(spec: &VmSpec) -> Result<Prepared, LaunchError> {
         gate,
         memory,
         vm,
+        assigned,
     })
 }
 
@@ -226,6 +244,7 @@ pub(crate) struct Bench {
     bus: Bus,
     poll: Arc<Poll>,
     devices: Vec<Attached>,
+    assigned: usize,
 }
 
 impl Bench {
@@ -241,6 +260,7 @@ impl Bench {
             bus,
             poll,
             devices: Vec::new(),
+            assigned: 0,
         })
     }
 
@@ -312,6 +332,7 @@ impl Bench {
         let mut doorbells = vec![event().map_err(host_step("eventfd"))?];
         doorbells.extend(vectors);
         self.devices.push(Attached { device, doorbells });
+        self.assigned += 1;
         Ok(())
     }
 }

@@ -1,8 +1,7 @@
 //! A microVM monitor on KVM: one process, one machine, one leash.
 //!
 //! [`VmSpec`] says what a machine is to be; [`run`] makes it, runs it and says
-//! why it ended. [`Vm`] is the other side: it starts the program and holds the
-//! control socket. `launch` is the order of things; `warden` keeps lease and
+//! why it ended. [`VmStatus`] is what it says of itself meanwhile. `launch` is the order of things; `warden` keeps lease and
 //! limits; `virtio` is what the guest can reach, and treats it as hostile.
 //!
 //! One machine model serves plain KVM now and SEV-SNP and TDX later: local
@@ -12,7 +11,6 @@
 mod acpi;
 mod boot;
 mod bytes;
-mod client;
 mod control;
 mod cpu;
 mod devices;
@@ -29,6 +27,7 @@ mod poll;
 mod ports;
 mod serial;
 mod spec;
+mod status;
 mod sys;
 mod vcpu;
 mod vfio;
@@ -42,7 +41,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jail::Role;
 
 pub use boot::BootError;
-pub use client::{Vm, VmError, VmStatus};
 pub use exit::Exit;
 pub use jail::JailError;
 pub use launch::LaunchError;
@@ -51,14 +49,17 @@ pub use spec::{
     ConsoleSpec, DeviceSpec, DiskSpec, JailSpec, LeaseSpec, LimitSpec, PortSpec, SpecError, VmSpec,
     VsockSpec,
 };
+pub use status::{Built, PciFunction, VmStatus};
 pub use vfio::VfioRefusal;
 pub use virtio::queue;
 
 /// Makes a machine, runs it to its end in this process, and says why it ended.
 pub fn run(spec: &VmSpec) -> Result<Exit, LaunchError> {
     let host = |step| move |source| LaunchError::Host { step, source };
-    let launch::Prepared { vcpus, board, poll, devices, control, ended, gate, memory, vm } =
-        launch::prepare(spec)?;
+    let prepared = launch::prepare(spec)?;
+    let built = prepared.built();
+    let launch::Prepared { vcpus, board, poll, devices, control, ended, gate, memory, vm, .. } =
+        prepared;
     sys::prepare_kick().map_err(host("signal"))?;
     let leash = leash::Leash::new(spec.lease, spec.limits);
     let own = Rc::new(poll::Poll::new().map_err(host("epoll"))?);
@@ -79,6 +80,7 @@ pub fn run(spec: &VmSpec) -> Result<Exit, LaunchError> {
     spawn("devices", &gate, &filters, Role::Devices, work)?;
     let mut warden =
         warden::Warden::new(gate, leash, threads, own, control, ended).map_err(host("epoll"))?;
+    warden.built = Some(built);
     filters.apply(Role::Warden)?;
     let exit = warden.rule();
     // What the guest sent before it ended still goes out.

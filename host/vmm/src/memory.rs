@@ -50,6 +50,11 @@ impl Memory {
         Ok(Self { map: Arc::new(map) })
     }
 
+    /// Bytes of RAM.
+    pub(crate) fn size(&self) -> u64 {
+        self.map.iter().map(|region| region.len()).sum()
+    }
+
     /// Copies out of guest memory.
     pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), OutOfRange> {
         let length = wide(to.len());

@@ -17,6 +17,7 @@ use crate::exit::Exit;
 use crate::gate::Gate;
 use crate::leash::{Leash, Verdict};
 use crate::poll::Poll;
+use crate::status::{Built, VmStatus};
 use crate::sys;
 
 /// What the warden rules over.
@@ -29,6 +30,8 @@ pub(crate) struct Warden {
     control: Option<Control>,
     ended: EventFd,
     state: State,
+    /// What to answer to `built`.
+    pub(crate) built: Option<Built>,
 }
 
 /// What was asked for; the gate says what holds.
@@ -51,6 +54,8 @@ enum State {
 pub(crate) enum Request {
     /// How is it?
     Status {},
+    /// What was made?
+    Built {},
     /// Lets a created or paused machine run.
     Run {},
     /// Stops the CPUs; the answer comes when they stand.
@@ -62,20 +67,6 @@ pub(crate) enum Request {
     },
     /// Ends the machine.
     Destroy {},
-}
-
-/// The answer to a request.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Answer {
-    pub(crate) ok: bool,
-    /// Why not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<&'static str>,
-    pub(crate) state: &'static str,
-    pub(crate) uptime_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) lease_left_ms: Option<u64>,
-    pub(crate) cpu_ms: u64,
 }
 
 /// CPUs are kicked this often until all of them stand.
@@ -100,7 +91,17 @@ impl Warden {
         // The first reading looks for the vDSO, with a call that the jail does not allow.
         cpu_time();
         let started = Instant::now();
-        Ok(Self { started, gate, leash, vcpus, poll, control, ended, state: State::Created })
+        Ok(Self {
+            started,
+            gate,
+            leash,
+            vcpus,
+            poll,
+            control,
+            ended,
+            state: State::Created,
+            built: None,
+        })
     }
 
     /// Rules until the machine has ended and its CPUs have stopped; says why.
@@ -152,9 +153,9 @@ impl Warden {
         self.control = Some(control);
     }
 
-    fn answer(&mut self, request: &Request) -> Answer {
+    fn answer(&mut self, request: &Request) -> VmStatus {
         let refused = match request {
-            Request::Status {} => None,
+            Request::Status {} | Request::Built {} => None,
             Request::Run {} => self.run(),
             Request::Pause {} => self.pause(),
             Request::Renew { seconds } => self.renew(*seconds),
@@ -165,13 +166,14 @@ impl Warden {
         };
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let now = self.started.elapsed();
-        Answer {
+        VmStatus {
             ok: refused.is_none(),
-            error: refused,
-            state: self.state_word(),
+            error: refused.map(str::to_owned),
+            state: self.state_word().to_owned(),
             uptime_ms: ms(now),
             lease_left_ms: self.leash.lease_left(now).map(ms),
             cpu_ms: ms(cpu_time()),
+            built: self.built.clone().filter(|_| *request == Request::Built {}),
         }
     }
 

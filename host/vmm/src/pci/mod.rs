@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::bytes::{narrow, wide};
 use crate::layout;
+use crate::status::PciFunction;
 
 /// One PCI function. It locks itself: several CPUs may call at once.
 pub(crate) trait Function: Send + Sync {
@@ -92,6 +93,22 @@ impl Bus {
         Some(slot)
     }
 
+    /// Every function as the guest reads it (PCI Local Bus 3.0, 6.1): ids and class.
+    pub(crate) fn functions(&self) -> Vec<PciFunction> {
+        let read = |function: &Arc<dyn Function>| {
+            let (mut ids, mut class) = ([0; 4], [0; 4]);
+            function.read_config(0, &mut ids);
+            function.read_config(8, &mut class);
+            let [v0, v1, d0, d1] = ids;
+            let (vendor, device) = (u16::from_le_bytes([v0, v1]), u16::from_le_bytes([d0, d1]));
+            PciFunction {
+                id: format!("{vendor:04x}:{device:04x}"),
+                class: format!("{:06x}", u32::from_le_bytes(class) >> 8),
+            }
+        };
+        self.functions.iter().map(read).collect()
+    }
+
     /// The guest reads memory that is not RAM. Nobody there reads as all ones.
     pub(crate) fn read(&self, address: u64, to: &mut [u8]) {
         to.fill(0xff);
@@ -167,6 +184,8 @@ mod tests {
         bus.read(window.base + 0xffe, &mut four); // crosses the end
         bus.read(window.base - 1, &mut four);
         assert_eq!(seen.0.lock().unwrap().as_slice(), [(2, 8, 4)]);
+        let found = bus.functions();
+        assert_eq!((found[0].id.as_str(), found[0].class.as_str()), ("0000:0000", "080808"));
     }
 
     #[test]
