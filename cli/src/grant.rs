@@ -39,6 +39,16 @@ pub(crate) enum Verb {
         #[command(flatten)]
         admin: Admin,
     },
+    /// Lets a grant go on that was suspended because its sandbox went round in circles.
+    Resume {
+        #[command(flatten)]
+        admin: Admin,
+        /// The grant's id.
+        id: String,
+        /// Why; it goes into the log.
+        #[arg(long)]
+        reason: String,
+    },
     /// Ends a grant: the next decision knows.
     Revoke {
         #[command(flatten)]
@@ -61,6 +71,9 @@ pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
         }
         Verb::Create { admin, key, issuer, file } => create(admin, key, issuer, file),
         Verb::List { admin } => list(admin),
+        Verb::Resume { admin, id, reason } => {
+            admin.act(&Command::GrantResume { id: id.clone(), reason: reason.clone() })
+        }
         Verb::Revoke { admin, id, reason } => {
             admin.act(&Command::GrantRevoke { id: id.clone(), reason: reason.clone() })
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use casemate_attestation::cose::KeyId;
 use casemate_ledger::receipt::{Included, Receipt};
 use casemate_ledger::{
-    Decision, Event, EventKind, Grant, Invocation, Leaf, LeafKind, Record, Revocation,
+    Decision, Event, EventKind, Grant, GrantRef, Invocation, Leaf, LeafKind, Record, Revocation,
     RevocationTarget, record, text,
 };
 use casemate_ledger_store::{Proof, StoreError};
@@ -38,6 +38,13 @@ pub enum Command {
     GrantList,
     /// End a grant; the next decision knows.
     GrantRevoke {
+        /// The grant's id, 32 hex digits.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// Let a grant go on that was suspended because its sandbox went round in circles.
+    GrantResume {
         /// The grant's id, 32 hex digits.
         id: String,
         /// Why.
@@ -117,7 +124,7 @@ pub struct GrantSummary {
     pub task: String,
     /// Seconds since 1970 at which it expires.
     pub expires: u64,
-    /// `active`, `expired`, `exhausted`, `revoked` or `pending`.
+    /// `active`, `suspended`, `expired`, `exhausted`, `revoked` or `pending`.
     pub state: String,
     /// The tools.
     pub tools: Vec<String>,
@@ -183,6 +190,7 @@ const MAX_REPLY_BYTES: u64 = 32 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 16;
 const MAX_ENTRIES: u64 = 256;
+const MAX_REASON_BYTES: usize = 1024;
 const MAX_TASK_BYTES: usize = 256;
 /// How long to wait after an accept that failed, as it may at once again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -273,6 +281,7 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
             Ok(_) => Err(format!("id: expected a grant that is held, got {id}")),
             Err(error) => Err(error),
         },
+        Command::GrantResume { id, reason } => resume(gateway, &id, reason, by).await,
         Command::Kill { sandbox, reason } => {
             revoke(gateway, RevocationTarget::Sandbox(sandbox), reason, by).await
         }
@@ -375,12 +384,37 @@ async fn shred(gateway: &Gateway, task: String, by: &str) -> Result<Reply, Strin
     Ok(Reply::Done(index))
 }
 
+/// Ends a suspension, and forgets what led to it.
+async fn resume(gateway: &Gateway, id: &str, reason: String, by: &str) -> Result<Reply, String> {
+    let grant = id_of(id)?;
+    let mut event = Event {
+        note: Some(format!("{by}: {reason}")),
+        ..Event::new(EventKind::Resumed, gateway.clock.now().unix_ms)
+    };
+    if reason.len() > MAX_REASON_BYTES {
+        return Err(format!("reason: expected at most {MAX_REASON_BYTES} bytes"));
+    }
+    let written = {
+        let mut state = locked(&gateway.state);
+        let held = state.grants.get_mut(&grant).filter(|held| held.suspended.is_some());
+        let held = held.ok_or_else(|| format!("id: expected a suspended grant, got {id}"))?;
+        event.grant = Some(GrantRef { id: grant, digest: held.digest });
+        held.suspended = None;
+        let sandbox = held.user.as_ref().map(|user| user.sandbox.clone()).unwrap_or_default();
+        state.loops.remove(&sandbox);
+        gateway.journal.write(LeafKind::Event, event).map_err(|error| error.to_string())?
+    };
+    let (index, _) = written.durable().await.map_err(|error| error.to_string())?;
+    Ok(Reply::Done(index))
+}
+
 fn list_grants(gateway: &Gateway) -> Vec<GrantSummary> {
     let now = gateway.clock.now().unix();
     let summary = |held: &Held| {
         let grant = &held.grant;
         let state = match () {
             () if held.revoked => "revoked",
+            () if held.suspended.is_some() => "suspended",
             () if now < grant.not_before => "pending",
             () if now >= grant.expires => "expired",
             () if held.calls() >= grant.budgets.calls => "exhausted",

@@ -18,7 +18,9 @@ use serde_json::{Map, Value, json};
 
 use crate::catalogue::Tool;
 use crate::clock::Now;
-use crate::decide::{self, Call, Facts, Held, Permit, Raised, Ruling, User};
+use crate::decide::{
+    self, Breaker, Call, Ended, Facts, Held, Level, Loops, Permit, Raised, Ruling, User,
+};
 use crate::envelope::{self, OutOfOrder, Request};
 use crate::execute::{Execution, execute};
 use crate::inflight::InFlight;
@@ -26,7 +28,7 @@ use crate::journal::Written;
 use crate::keys::random;
 use crate::service::Gateway;
 use crate::session::{Session, freeze};
-use crate::state::{Open, State};
+use crate::state::{Open, Place, State};
 use crate::sync::locked;
 
 /// A call that was decided on.
@@ -76,6 +78,7 @@ pub(crate) fn admit(
         pinned: tool.as_ref().map(|tool| &tool.pinned),
         arguments: &params.arguments,
         arguments_length: arguments.length,
+        fingerprint: fingerprint(gateway, &params, tool.as_ref()),
     };
     let (decision, verdict) = decide_in_order(gateway, session, &invocation, &call)?;
     Ok(Admitted {
@@ -131,13 +134,18 @@ fn decide_in_order(
     };
     let line = named.map(|id| state.line(&id)).unwrap_or_default();
     let ids: Vec<[u8; 16]> = line.iter().map(|held| held.grant.id).collect();
+    let (no_loops, no_failures) = (Loops::default(), Breaker::default());
     let facts = Facts {
         grants: &line,
         floor: &gateway.config.boundary_floor,
         seen: state.labels.get(&caller.sandbox).copied().unwrap_or_default(),
+        loops: state.loops.get(&caller.sandbox).unwrap_or(&no_loops),
+        loop_limits: &gateway.config.loops,
+        breaker: state.breakers.get(call.tool).unwrap_or(&no_failures),
     };
     let ruling = decide::decide(&facts, call, now);
     let verdict = ruling.verdict.clone();
+    let number = note_loops(gateway, state, call, &ruling, now)?;
     if verdict.is_ok() {
         activate(gateway, state, call, now)?;
     }
@@ -155,12 +163,57 @@ fn decide_in_order(
     }
     if let Ok(permit) = &verdict {
         let budgets = written.record.budgets.clone();
-        let open = Open { index: written.index, line: ids, budgets, time_ms: now.unix_ms };
+        let place = Place { sandbox: caller.sandbox.clone(), tool: call.tool.to_owned(), number };
+        let open = Open { index: written.index, line: ids, budgets, time_ms: now.unix_ms, place };
         state.reserve(&caller.sandbox, call.tool, label, &open);
         state.start(&open.line, &permit.clauses, now);
         state.open.insert(written.record.digest(), open);
     }
     Ok((written, verdict))
+}
+
+/// Takes a call into the search for loops, and suspends its grant if that says
+/// so. Returns the call's number there.
+fn note_loops(
+    gateway: &Gateway,
+    state: &mut State,
+    call: &Call<'_>,
+    ruling: &Ruling,
+    now: Now,
+) -> Result<u64, RpcError> {
+    let Some(finding) = ruling.loops else { return Ok(0) };
+    let loops = state.loops.entry(call.caller.sandbox.clone()).or_default();
+    let number = loops.record(&gateway.config.loops, finding, call, now);
+    if ruling.verdict.is_ok() {
+        loops.start(number);
+        state.breakers.entry(call.tool.to_owned()).or_default().start(now);
+    }
+    let stop = finding.filter(|finding| finding.level == Level::Stop);
+    let held = call.grant.and_then(|grant| state.grants.get_mut(&grant.id));
+    if let (Some(finding), Some(held)) = (stop, held.filter(|held| held.suspended.is_none())) {
+        let reason = format!("{} repetitions ({})", finding.count, finding.rule);
+        let event = Event {
+            sandbox: Some(call.caller.sandbox.clone()),
+            grant: call.grant,
+            note: Some(reason.clone()),
+            ..Event::new(EventKind::Suspended, now.unix_ms)
+        };
+        gateway.journal.write(LeafKind::Event, event).map_err(stopped)?;
+        held.suspended = Some(reason);
+    }
+    Ok(number)
+}
+
+/// A keyed digest of tool and arguments, the volatile ones left out.
+fn fingerprint(gateway: &Gateway, params: &Params, tool: Option<&Tool>) -> [u8; 32] {
+    let volatile = tool.map_or(&[][..], |tool| &tool.pinned.volatile);
+    let mut arguments = params.arguments.clone();
+    if let (false, Some(entries)) = (volatile.is_empty(), arguments.as_object_mut()) {
+        entries.retain(|name, _| !volatile.contains(name));
+    }
+    let without = args::canonical(Some(&arguments)).ok().filter(|_| !volatile.is_empty());
+    let canonical = without.as_ref().unwrap_or(&params.canonical);
+    gateway.fingerprints.of(&[params.tool.as_bytes(), canonical])
 }
 
 /// Binds the grant that `call` names to its caller, if nobody used it before.
@@ -261,6 +314,8 @@ impl Admitted {
         let result = result_payload(&ran, salt);
         let bytes_out = u64::try_from(self.payload.bytes.len()).unwrap_or(u64::MAX);
         let outcome = outcome(&record, &ran, result.as_ref(), bytes_out);
+        let digest = result.as_ref().map(|result| casemate_ledger::digest(&result.bytes));
+        let ended = Ended::of(&outcome, digest);
         if let Some(error) = result.and_then(|result| gateway.payloads.keep(task, &result).err()) {
             // The tool has run: its outcome and answer matter more than the payload.
             tracing::error!(%error, "a result's payload is not kept");
@@ -270,6 +325,7 @@ impl Admitted {
             let written = gateway.journal.write(LeafKind::Outcome, outcome).map_err(stopped)?;
             step!("call.outcome-written");
             state.finish(&grant, &permit.clauses);
+            state.learn(&record.digest(), &written.record, ended, gateway.clock.now());
             state.close(written.index, &written.record);
             written
         };

@@ -14,6 +14,8 @@ use casemate_ledger::checkpoint::VerifierKey;
 use casemate_ledger::text;
 use serde::Deserialize;
 
+use crate::decide::LoopLimits;
+
 /// What `gateway.toml` says.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +51,9 @@ pub struct Config {
     /// What each risk class asks of a sandbox's boundary, beside what grants ask.
     #[serde(default)]
     pub boundary_floor: BoundaryFloor,
+    /// How much repetition is too much.
+    #[serde(default)]
+    pub loops: LoopLimits,
     /// Who may sign grants.
     #[serde(rename = "issuer")]
     pub issuers: Vec<Issuer>,
@@ -208,6 +213,10 @@ impl Config {
         }
         within("lease_ms", self.lease_ms, 200, 600_000)?;
         within("checkpoint_ms", self.checkpoint_ms, 10, 60_000)?;
+        if !self.loops.check() {
+            let expected = "counts that rise within the documented limits";
+            return Err(field("loops", expected, format!("{:?}", self.loops)));
+        }
         within("connections", u64::try_from(self.connections).unwrap_or(0), 1, 65_536)?;
         if VerifierKey::new(&self.log_origin, [0; 32]).is_err() {
             return Err(field(
@@ -382,6 +391,8 @@ mod tests {
             ("tenant = ", "tenants = ", "tenant"),
             ("[[issuer]]", "[[issuers]]", "issuer"),
             ("lease_ms = 10000", "lease_ms = 1", "lease_ms"),
+            ("[[issuer]]", "[loops]\nidentical = [5, 4, 3]\n[[issuer]]", "loops"),
+            ("[[issuer]]", "[loops]\nidentical = [5]\n[[issuer]]", "identical"),
         ] {
             assert!(EXAMPLE.contains(from), "{from}");
             let error = load(&EXAMPLE.replace(from, to)).unwrap_err().to_string();

@@ -96,6 +96,32 @@ impl std::fmt::Debug for SigningKey {
     }
 }
 
+/// Makes digests that only this gateway can make, now and after a restart:
+/// arguments are often easy to guess, so that a plain digest would tell them.
+pub(crate) struct Fingerprints(aws_lc_rs::hmac::Key);
+
+impl Fingerprints {
+    /// Under a key that only the holder of `key` can derive: a signature over
+    /// a text that no record's signed structure can be.
+    pub(crate) fn new(key: &SigningKey) -> Self {
+        let secret = casemate_ledger::digest(&key.sign(b"casemate fingerprints 1"));
+        Self(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret))
+    }
+
+    /// The digest of `parts`, each told apart from the next.
+    pub(crate) fn of(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = aws_lc_rs::hmac::Context::with_key(&self.0);
+        for part in parts {
+            let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+            context.update(&length.to_be_bytes());
+            context.update(part);
+        }
+        let mut out = [0; 32];
+        out.copy_from_slice(context.sign().as_ref());
+        out
+    }
+}
+
 /// Random bytes from the system, or nothing if it has none.
 pub(crate) fn random<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];

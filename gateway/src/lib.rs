@@ -33,6 +33,7 @@ mod upstream;
 pub use admin::{AdminError, Client, Command, GrantSummary, LogEntry, Reply, StatusReport};
 pub use catalogue::CatalogueError;
 pub use config::{Config, ConfigError, Issuer, Listen, Tool, Upstream};
+pub use decide::LoopLimits;
 pub use grant_file::{GrantFileError, grant_from_toml, sign_grant};
 pub use keys::{KeyError, SigningKey};
 pub use service::{Error, Gateway, Public, init, run};

@@ -24,7 +24,7 @@ use crate::catalogue::{Catalogue, CatalogueError};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Listen};
 use crate::journal::{Journal, wait};
-use crate::keys::{KeyError, SigningKey, private_directory};
+use crate::keys::{Fingerprints, KeyError, SigningKey, private_directory};
 use crate::state::State;
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
@@ -35,6 +35,7 @@ pub struct Gateway {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) journal: Journal,
+    pub(crate) fingerprints: Fingerprints,
     pub(crate) payloads: Payloads,
     pub(crate) state: Mutex<State>,
     pub(crate) catalogue: Catalogue,
@@ -157,6 +158,7 @@ impl Gateway {
             .map(|issuer| Ok((issuer.name.clone(), issuer.public_key()?)))
             .collect::<Result<BTreeMap<_, _>, ConfigError>>()?;
         let (journal, state) = open_log(&config, &directory, &issuers)?;
+        let fingerprints = Fingerprints::new(&SigningKey::open(&directory.join("record.key"))?);
         let pins = config.state_dir.join("pins.json");
         let catalogue = Catalogue::open(&config.upstreams, &pins).await?;
         let records = config.state_dir.join("payloads");
@@ -167,6 +169,7 @@ impl Gateway {
             config,
             clock,
             journal,
+            fingerprints,
             payloads,
             state,
             catalogue,
@@ -347,6 +350,11 @@ fn policy_digest(
         "version": env!("CARGO_PKG_VERSION"),
         "tenant": config.tenant,
         "boundary": config.boundary.name(),
+        "loops": [
+            &config.loops.identical[..],
+            &config.loops.cycle[..],
+            &[config.loops.errors],
+        ],
         "floor": [&config.boundary_floor.low, &config.boundary_floor.medium, &config.boundary_floor.high],
         "issuers": issuers,
         "tools": tools,

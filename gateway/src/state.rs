@@ -14,7 +14,7 @@ use casemate_ledger::{
 use tokio::sync::watch;
 
 use crate::clock::Now;
-use crate::decide::{Held, User};
+use crate::decide::{Breaker, Ended, Health, Held, Loops, User};
 use crate::envelope::Chain;
 
 /// The most grants above another.
@@ -38,6 +38,10 @@ pub(crate) struct State {
     pub(crate) open: HashMap<[u8; 32], Open>,
     /// The highest label of the results that each sandbox was given.
     pub(crate) labels: HashMap<String, Label>,
+    /// What each sandbox called last.
+    pub(crate) loops: HashMap<String, Loops>,
+    /// The breaker of each tool.
+    pub(crate) breakers: HashMap<String, Breaker>,
     /// The outcome's leaf by the decision's leaf.
     pub(crate) outcomes: HashMap<u64, u64>,
     /// The switch that ends each connection.
@@ -55,6 +59,16 @@ pub(crate) struct Open {
     pub(crate) budgets: Vec<BudgetUse>,
     /// When that was.
     pub(crate) time_ms: u64,
+    /// The sandbox, its tool, and the call's number in the search for loops.
+    pub(crate) place: Place,
+}
+
+/// Where a call's end is noted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Place {
+    pub(crate) sandbox: String,
+    pub(crate) tool: String,
+    pub(crate) number: u64,
 }
 
 impl State {
@@ -151,6 +165,17 @@ impl State {
         *seen = label.max(*seen);
     }
 
+    /// Learns from how an allowed call ended: repetition and broken servers.
+    pub(crate) fn learn(&mut self, decision: &[u8; 32], outcome: &Outcome, ended: Ended, now: Now) {
+        let Some(place) = self.open.get(decision).map(|open| open.place.clone()) else { return };
+        if let Some(loops) = self.loops.get_mut(&place.sandbox) {
+            loops.end(place.number, ended);
+        }
+        let jitter = decision.iter().fold(0_u64, |sum, byte| (sum << 8) ^ u64::from(*byte));
+        let breaker = self.breakers.entry(place.tool).or_default();
+        breaker.end(Health::of(outcome), now, jitter);
+    }
+
     /// Starts a call under a clause of each grant in its line.
     pub(crate) fn start(&mut self, line: &[[u8; 16]], clauses: &[usize], now: Now) {
         for (id, clause) in line.iter().zip(clauses) {
@@ -209,7 +234,9 @@ impl State {
         }
         let grant = invocation.grant.map(|grant| grant.id).unwrap_or_default();
         let line = self.line_ids(&grant);
-        let open = Open { index, line, budgets: decision.budgets, time_ms: decision.time_ms };
+        let budgets = decision.budgets;
+        let open =
+            Open { index, line, budgets, time_ms: decision.time_ms, place: Place::default() };
         self.reserve(&invocation.sandbox, &invocation.tool, decision.label, &open);
         self.open.insert(casemate_ledger::digest(record), open);
         Ok(())
@@ -228,6 +255,13 @@ impl State {
             }
             (EventKind::Identity, Some(instance)) => {
                 self.chains.entry(instance).or_default();
+            }
+            (EventKind::Suspended | EventKind::Resumed, _) => {
+                let held = event.grant.and_then(|grant| self.grants.get_mut(&grant.id));
+                if let Some(held) = held {
+                    let reason = event.note.clone().unwrap_or_default();
+                    held.suspended = (event.kind == EventKind::Suspended).then_some(reason);
+                }
             }
             (EventKind::Activation, Some((sandbox, epoch))) => {
                 let held = event.grant.and_then(|grant| self.grants.get_mut(&grant.id));

@@ -1,73 +1,17 @@
 //! Calls through a whole gateway: TLS, decisions, a real MCP server, the log.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 mod harness;
 
 use std::time::Duration;
 
 use casemate_attestation::{Property, Risk};
-use casemate_gateway::{Client, Command, Gateway, Reply};
+use casemate_gateway::{Command, Reply};
 use casemate_ledger::cgp::{Message, error_code, meta, method};
 use casemate_ledger::constraint::Rule;
 use casemate_ledger::{Clause, Constraint, Grant, Rate, text};
+use harness::scene::Scene;
 use harness::{House, Port, claims, code, grant, no_arguments, text_of};
 use serde_json::{Value, json};
-
-/// A gateway that serves its operator, with one grant and one port.
-struct Scene {
-    house: House,
-    gateway: std::sync::Arc<Gateway>,
-    stop: tokio::sync::watch::Sender<bool>,
-    serving: tokio::task::JoinHandle<()>,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        Self::in_house(House::new()).await
-    }
-
-    async fn in_house(house: House) -> Self {
-        let gateway = house.gateway().await;
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        let served = std::sync::Arc::clone(&gateway);
-        let serving = tokio::spawn(async move { served.serve(stopped).await.unwrap() });
-        let scene = Self { house, gateway, stop, serving };
-        let socket = scene.house.directory.join("admin.sock");
-        while Client::call(&socket, &Command::Status).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        scene
-    }
-
-    async fn admin(&self, command: Command) -> Reply {
-        Client::call(&self.house.directory.join("admin.sock"), &command).await.unwrap()
-    }
-
-    async fn add(&self, grant: Grant) -> Reply {
-        let grant = text::base64url(&self.house.sign(grant));
-        self.admin(Command::GrantAdd { grant }).await
-    }
-
-    async fn port(&self) -> Port {
-        self.house.port(&self.gateway, self.house.authority.identity(claims())).await
-    }
-
-    async fn with(grant: Grant) -> (Self, Port) {
-        let scene = Self::new().await;
-        assert!(matches!(scene.add(grant).await, Reply::Done(_)));
-        let port = scene.port().await;
-        (scene, port)
-    }
-
-    /// Stops the gateway and gives the house back.
-    async fn stop(self) -> House {
-        self.stop.send_replace(true);
-        self.serving.await.unwrap();
-        drop(self.gateway);
-        self.house
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_granted_call_runs_and_has_its_records() {

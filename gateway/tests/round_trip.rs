@@ -59,7 +59,7 @@ async fn a_call_direct_and_through_the_gateway() {
         let params = CallToolRequestParams::new("echo").with_arguments(object);
         direct.call_tool_once(params).await.unwrap();
         let middle = Instant::now();
-        port.call("fx.echo", arguments.clone()).await.unwrap();
+        port.call("fx.echo", numbered(&arguments, at)).await.unwrap();
         if at >= 50 {
             without.push(middle - start);
             with.push(middle.elapsed());
@@ -70,8 +70,8 @@ async fn a_call_direct_and_through_the_gateway() {
 
     let start = Instant::now();
     let mut open = std::collections::VecDeque::new();
-    for _ in 0..CALLS {
-        open.push_back(port.start("fx.echo", arguments.clone(), &|_| ()).await);
+    for at in 0..CALLS {
+        open.push_back(port.start("fx.echo", numbered(&arguments, at), &|_| ()).await);
         if open.len() == 32 {
             drain(&mut port, &mut open).await;
         }
@@ -93,4 +93,13 @@ async fn drain(port: &mut harness::Port, open: &mut std::collections::VecDeque<u
             None => return,
         }
     }
+}
+
+/// The arguments with a number: calls that are all the same are stopped.
+fn numbered(arguments: &serde_json::Value, at: u64) -> serde_json::Value {
+    let mut arguments = arguments.clone();
+    if let Some(object) = arguments.as_object_mut() {
+        object.insert("number".to_owned(), at.into());
+    }
+    arguments
 }

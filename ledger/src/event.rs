@@ -37,6 +37,10 @@ pub enum EventKind {
     Identity,
     /// A grant was bound to the sandbox, epoch and key that used it first.
     Activation,
+    /// A grant waits for its operator: its sandbox went round in circles.
+    Suspended,
+    /// The operator looked, and the grant goes on.
+    Resumed,
     /// A sandbox's chain broke; its calls are refused from here on.
     Frozen,
     /// A tool's definition is no longer the one that was pinned.
@@ -48,13 +52,15 @@ pub enum EventKind {
 const WHAT: &str = "event";
 
 impl EventKind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::GatewayStart,
         Self::Identity,
         Self::Activation,
         Self::Frozen,
         Self::ToolDrift,
         Self::PayloadsShredded,
+        Self::Suspended,
+        Self::Resumed,
     ];
 
     /// The kind's name in the format.
@@ -63,6 +69,8 @@ impl EventKind {
             Self::GatewayStart => "gateway-start",
             Self::Identity => "identity",
             Self::Activation => "activation",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
             Self::Frozen => "frozen",
             Self::ToolDrift => "tool-drift",
             Self::PayloadsShredded => "payloads-shredded",

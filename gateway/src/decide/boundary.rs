@@ -19,13 +19,7 @@ pub(crate) struct Raised {
 }
 
 /// The risk of a call under `clause` by a sandbox that has seen `seen`.
-pub(super) fn risk(
-    base: Risk,
-    clause: &Clause,
-    call: &Call<'_>,
-    seen: Label,
-    loops: bool,
-) -> Raised {
+pub(super) fn risk(base: Risk, clause: &Clause, call: &Call<'_>, seen: Label) -> Raised {
     let above = |place: &str, limit: Decimal| {
         let amount = call.arguments.pointer(place).and_then(Decimal::of_argument);
         amount.is_none_or(|amount| amount > limit)
@@ -34,7 +28,6 @@ pub(super) fn risk(
         ("label_confidential", seen >= Label::Confidential),
         ("external_with_label", clause.effect == Effect::External && seen > Label::Public),
         ("amount", clause.thresholds.iter().any(|t| above(&t.pointer, t.above))),
-        ("loop_warning", loops),
     ];
     let reasons: Vec<_> = facts.into_iter().filter(|(_, so)| *so).map(|(name, _)| name).collect();
     Raised { effective: reasons.iter().fold(base, |risk, _| higher(risk)), reasons }

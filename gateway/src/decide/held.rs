@@ -21,6 +21,8 @@ pub(crate) struct Held {
     pub(crate) ancestors: Vec<[u8; 16]>,
     /// Whether it was revoked.
     pub(crate) revoked: bool,
+    /// Why it waits for an operator, if it does.
+    pub(crate) suspended: Option<String>,
     /// The sandbox that used it first.
     pub(crate) user: Option<User>,
     /// What was spent, or is reserved by running calls.
@@ -65,6 +67,7 @@ impl Held {
             index,
             ancestors: Vec::new(),
             revoked: false,
+            suspended: None,
             user: None,
             used: Counters::default(),
             tools: BTreeSet::new(),

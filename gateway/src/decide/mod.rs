@@ -3,14 +3,21 @@
 //! decides, and what it says is what the sandbox and the log are told.
 
 mod boundary;
+mod breaker;
 mod budget;
 mod counters;
 mod flow;
 mod held;
+mod loops;
 mod rate;
+mod retry;
 
 pub(crate) use boundary::Raised;
+pub(crate) use breaker::{Breaker, Health};
 pub(crate) use held::{Held, User};
+pub use loops::LoopLimits;
+pub(crate) use loops::{Ended, Finding, Level, Loops};
+pub(crate) use retry::RetryPlan;
 
 use casemate_attestation::{Properties, Risk};
 use casemate_ledger::cgp::{Denial, DenyCode};
@@ -38,6 +45,8 @@ pub(crate) struct Call<'a> {
     pub(crate) arguments: &'a Value,
     /// Their canonical length.
     pub(crate) arguments_length: u64,
+    /// A keyed digest of tool and arguments: the same for calls that are the same.
+    pub(crate) fingerprint: [u8; 32],
 }
 
 /// What the gateway knows of a tool before it is called.
@@ -77,6 +86,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) floor: &'a BoundaryFloor,
     /// The highest label that the sandbox was given.
     pub(crate) seen: Label,
+    /// What the sandbox called last.
+    pub(crate) loops: &'a Loops,
+    /// How much repetition is too much.
+    pub(crate) loop_limits: &'a LoopLimits,
+    /// The breaker of the tool.
+    pub(crate) breaker: &'a Breaker,
 }
 
 /// A decision with all that its record needs.
@@ -94,6 +109,8 @@ pub(crate) struct Ruling {
     pub(crate) required: Properties,
     /// The budgets that were looked at.
     pub(crate) budgets: Vec<BudgetUse>,
+    /// Whether the call came as far as the search for loops, and what that saw.
+    pub(crate) loops: Option<Option<Finding>>,
 }
 
 /// Leave for one call.
@@ -105,6 +122,8 @@ pub(crate) struct Permit {
     pub(crate) timeout_ms: u64,
     /// The most bytes of its result.
     pub(crate) max_result_bytes: u64,
+    /// Whether it may be made again when it fails.
+    pub(crate) retry: RetryPlan,
 }
 
 /// The clause of one grant in a call's line.
@@ -127,12 +146,16 @@ pub(crate) fn decide(facts: &Facts<'_>, call: &Call<'_>, now: Now) -> Ruling {
         raised: Raised { effective: risk, reasons: Vec::new() },
         required: facts.grants.first().map(|held| held.grant.require.clone()).unwrap_or_default(),
         budgets: Vec::new(),
+        loops: None,
     };
     ruling.verdict = judge(facts, call, now, &mut ruling);
     ruling.rules = match &ruling.verdict {
         Ok(permit) => permit.rules(),
         Err(denial) => vec![denial.rule.clone()],
     };
+    if let Some(Some(finding)) = ruling.loops {
+        ruling.rules.push(format!("gate/loops/{}/{}", finding.rule, finding.count));
+    }
     if ruling.verdict.is_err() {
         ruling.budgets.iter_mut().for_each(|budget| budget.reserved = 0);
     }
@@ -163,6 +186,10 @@ fn judge(
     line.iter().try_for_each(|fit| open(fit, now))?;
     assess(facts, &line, call, ruling)?;
     flow::check(facts, &line)?;
+    facts.loops.check_duplicate(call, now)?;
+    let finding = facts.loops.look(facts.loop_limits, call, now);
+    ruling.loops = Some(finding);
+    facts.loops.check(finding, call, now)?;
     let mut allowance = Allowance::of(tool);
     line.iter().for_each(|fit| allowance.narrow(fit.held, fit.clause));
     for fit in &line {
@@ -171,11 +198,13 @@ fn judge(
         budget::check(level, (fit.at, fit.clause), (tool, call), limits, &mut ruling.budgets)?;
     }
     line.iter().try_for_each(|fit| rate::check(fit, now))?;
+    facts.breaker.check(now)?;
     approved(&line, call)?;
     Ok(Permit {
         clauses: line.iter().map(|fit| fit.at).collect(),
         timeout_ms: allowance.timeout_ms,
         max_result_bytes: allowance.max_result_bytes,
+        retry: RetryPlan::of(tool),
     })
 }
 
@@ -187,7 +216,7 @@ fn assess(
     ruling: &mut Ruling,
 ) -> Result<(), Denial> {
     for fit in line {
-        let raised = boundary::risk(ruling.risk, fit.clause, call, facts.seen, false);
+        let raised = boundary::risk(ruling.risk, fit.clause, call, facts.seen);
         if raised.effective >= ruling.raised.effective && !raised.reasons.is_empty() {
             ruling.raised = raised;
         }
@@ -276,6 +305,9 @@ fn timely(held: &Held, now: Now) -> Result<(), Denial> {
             "a revoked one",
         )
         .hint("the operator ended this grant; work that needs it must stop"));
+    }
+    if let Some(reason) = &held.suspended {
+        return Err(loops::stopped(reason.clone()));
     }
     let time = now.unix();
     if time < held.grant.not_before {
@@ -419,4 +451,4 @@ impl From<Draft> for Denial {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,9 +11,11 @@ use serde_json::json;
 use super::*;
 use crate::keys::SigningKey;
 
+mod budgets;
+
 const START: u64 = 1_790_000_000;
 
-fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     Identity {
         sandbox: "spiffe://casemate.internal/demo/sb/00".to_owned(),
         tenant: "demo".to_owned(),
@@ -55,7 +57,7 @@ fn signed(grant: Grant) -> Authentic<Grant> {
     grant.sign(key.public(), |message| key.sign(message))
 }
 
-fn tool() -> PinnedTool {
+pub(crate) fn tool() -> PinnedTool {
     PinnedTool {
         upstream: "time".to_owned(),
         digest: [5; 32],
@@ -74,7 +76,17 @@ fn tool() -> PinnedTool {
 fn facts<'a>(grants: &'a [&'a Held]) -> Facts<'a> {
     static FLOOR: std::sync::LazyLock<BoundaryFloor> =
         std::sync::LazyLock::new(BoundaryFloor::default);
-    Facts { grants, floor: &FLOOR, seen: Label::Public }
+    static LOOPS: std::sync::LazyLock<Loops> = std::sync::LazyLock::new(Loops::default);
+    static LIMITS: std::sync::LazyLock<LoopLimits> = std::sync::LazyLock::new(LoopLimits::default);
+    static BREAKER: std::sync::LazyLock<Breaker> = std::sync::LazyLock::new(Breaker::default);
+    Facts {
+        grants,
+        floor: &FLOOR,
+        seen: Label::Public,
+        loops: &LOOPS,
+        loop_limits: &LIMITS,
+        breaker: &BREAKER,
+    }
 }
 
 fn at(seconds: u64) -> Now {
@@ -124,6 +136,7 @@ impl Case {
             pinned: self.tool.as_ref(),
             arguments: &self.arguments,
             arguments_length: 2,
+            fingerprint: [6; 32],
         };
         let line: Vec<&Held> = std::iter::once(&held).chain(&self.above).collect();
         let facts = Facts { seen: self.seen, ..facts(&line) };
@@ -167,6 +180,7 @@ fn a_grant_that_is_not_held_or_not_the_one_named_is_unknown() {
         pinned: case.tool.as_ref(),
         arguments: &case.arguments,
         arguments_length: 2,
+        fingerprint: [6; 32],
     };
     let held = Held::new(signed(grant()), 0);
     let other = Some(GrantRef { id: held.grant.id, digest: [0; 32] });
@@ -205,6 +219,8 @@ fn who_when_and_where() {
     let denial = Case { now: early, ..Case::default() }.denied(DenyCode::GrantNotYetValid);
     assert_eq!(denial.retry_after_ms, Some(1500));
     Case { now: at(600), ..Case::default() }.denied(DenyCode::GrantExpired);
+    let suspend = |held: &mut Held| held.suspended = Some("12 repetitions".to_owned());
+    Case { held: Box::new(suspend), ..Case::default() }.denied(DenyCode::LoopStop);
     let revoke = |held: &mut Held| held.revoked = true;
     Case { held: Box::new(revoke), ..Case::default() }.denied(DenyCode::GrantRevoked);
     let denial = Case { caller: weak, ..Case::default() }.denied(DenyCode::BoundaryInsufficient);
@@ -236,180 +252,6 @@ fn which_arguments() {
     let denial = call("Mars").denied(DenyCode::DecisionLimit);
     assert_eq!(denial.rule, "grant/tools/0/arguments/0");
     assert!(denial.expected.contains("UTC"));
-}
-
-/// A grant of which `used` is used, each by name.
-fn with_use(used: &'static [(&'static str, u64)]) -> Box<dyn Fn(&mut Held)> {
-    Box::new(move |held| used.iter().for_each(|(name, count)| held.used.add(name, *count, 0)))
-}
-
-#[test]
-fn budgets_cover_the_call_or_it_is_denied() {
-    let of = |budgets: Budgets, clause: Clause| Grant { budgets, tools: vec![clause], ..grant() };
-    let calls = || Budgets::of(9);
-    let now = || Clause::of("time.now");
-    type Row = (Grant, &'static [(&'static str, u64)], Option<&'static str>);
-    let cases: [Row; 16] = [
-        (grant(), &[("grant.calls", 1)], None),
-        (grant(), &[("grant.calls", 2)], Some("grant.calls")),
-        (of(calls(), Clause { max_calls: Some(1), ..now() }), &[], None),
-        (
-            of(calls(), Clause { max_calls: Some(1), ..now() }),
-            &[("clause.0.calls", 1)],
-            Some("clause.0.calls"),
-        ),
-        (of(Budgets { bytes_out: Some(2), ..calls() }, now()), &[], None),
-        (of(Budgets { bytes_out: Some(1), ..calls() }, now()), &[], Some("grant.bytes_out")),
-        (
-            of(calls(), Clause { max_bytes_out: Some(4), ..now() }),
-            &[("clause.0.bytes_out", 2)],
-            None,
-        ),
-        (
-            of(calls(), Clause { max_bytes_out: Some(4), ..now() }),
-            &[("clause.0.bytes_out", 3)],
-            Some("clause.0.bytes_out"),
-        ),
-        (
-            of(Budgets { cost_micro: Some(200), ..calls() }, now()),
-            &[("grant.cost_micro", 100)],
-            None,
-        ),
-        (
-            of(Budgets { cost_micro: Some(200), ..calls() }, now()),
-            &[("grant.cost_micro", 101)],
-            Some("grant.cost_micro"),
-        ),
-        (of(Budgets { wall_ms: Some(6000), ..calls() }, now()), &[("grant.wall_ms", 5999)], None),
-        (
-            of(Budgets { wall_ms: Some(6000), ..calls() }, now()),
-            &[("grant.wall_ms", 6000)],
-            Some("grant.wall_ms"),
-        ),
-        (of(Budgets { bytes_in: Some(100), ..calls() }, now()), &[("grant.bytes_in", 99)], None),
-        (
-            of(Budgets { bytes_in: Some(100), ..calls() }, now()),
-            &[("grant.bytes_in", 100)],
-            Some("grant.bytes_in"),
-        ),
-        (of(Budgets { distinct_tools: Some(1), ..calls() }, now()), &[], None),
-        (
-            of(Budgets { distinct_tools: Some(1), ..calls() }, now()),
-            &[("grant.distinct_tools", 1)],
-            Some("grant.distinct_tools"),
-        ),
-    ];
-    for (at, (grant, used, expected)) in cases.into_iter().enumerate() {
-        let case = Case { grant, held: with_use(used), ..Case::default() };
-        match expected {
-            None => assert!(case.ruling().verdict.is_ok(), "case {at}"),
-            Some(name) => {
-                let denial = case.denied(DenyCode::BudgetExhausted);
-                assert_eq!(denial.rule, format!("budget/{name}"), "case {at}");
-            }
-        }
-    }
-}
-
-#[test]
-fn what_is_left_bounds_the_call() {
-    let of = |budgets: Budgets, clause: Clause| Grant { budgets, tools: vec![clause], ..grant() };
-    let budgets = Budgets { bytes_in: Some(100), wall_ms: Some(6000), ..Budgets::of(9) };
-    let left = with_use(&[("grant.bytes_in", 40), ("grant.wall_ms", 4000)]);
-    let permit = Case { grant: of(budgets, Clause::of("time.now")), held: left, ..Case::default() };
-    let permit = permit.ruling().verdict.unwrap();
-    assert_eq!((permit.max_result_bytes, permit.timeout_ms), (60, 2000));
-}
-
-fn outcome(status: Status) -> Outcome {
-    Outcome {
-        decision: [0; 32],
-        status,
-        reason: None,
-        result: None,
-        upstream: None,
-        started_ms: if status == Status::NotDispatched { 0 } else { 1000 },
-        ended_ms: 1700,
-        bytes_out: 2,
-        bytes_in: 30,
-    }
-}
-
-#[test]
-fn reserving_and_settling_keep_the_sum() {
-    let budgets = Budgets {
-        bytes_out: Some(100),
-        bytes_in: Some(1000),
-        cost_micro: Some(1000),
-        wall_ms: Some(100_000),
-        ..Budgets::of(5)
-    };
-    let sum = Sum { pointer: "/amount".into(), window: Window::Day, max: Decimal(10_000_000) };
-    let clause = Clause { max_calls: Some(5), sums: vec![sum], ..Clause::of("time.now") };
-    let names = ["calls", "bytes_out", "bytes_in", "cost_micro", "wall_ms"];
-    for (status, expected, summed) in [
-        (Status::Executed, [1, 2, 30, 100, 700], 4_000_000),
-        (Status::Timeout, [1, 2, 30, 100, 700], 4_000_000),
-        (Status::NotDispatched, [1, 0, 0, 0, 0], 0),
-        (Status::Unknown, [1, 2, 1000, 100, 5000], 4_000_000),
-    ] {
-        let case = Case {
-            grant: Grant { budgets, tools: vec![clause.clone()], ..grant() },
-            arguments: json!({"amount": "4"}),
-            ..Case::default()
-        };
-        let ruling = case.ruling();
-        let mut held = Held::new(signed(case.grant.clone()), 0);
-        held.reserve(0, &ruling.budgets, "time.now", 7);
-        let used = |held: &Held| names.map(|name| held.used.used(&format!("grant.{name}")));
-        assert_eq!(used(&held), [1, 2, 1000, 100, 5000]);
-        assert_eq!(held.used.summed("clause.0.sum.0", Window::Day, 7), 4_000_000);
-        held.settle(0, &ruling.budgets, &outcome(status), 7);
-        assert_eq!(used(&held), expected, "{status:?}");
-        assert_eq!(held.used.used("clause.0.calls"), 1);
-        assert_eq!(held.used.summed("clause.0.sum.0", Window::Day, 7), summed, "{status:?}");
-    }
-}
-
-#[test]
-fn sums_and_thresholds_count_amounts() {
-    let sum = Sum { pointer: "/amount".into(), window: Window::Hour, max: Decimal(10_000_000) };
-    let threshold = |above: u64, approvals| Threshold {
-        pointer: "/amount".into(),
-        above: Decimal(above * 1_000_000),
-        approvals,
-    };
-    let summed = Clause { sums: vec![sum], ..Clause::of("time.now") };
-    let asked = Clause {
-        thresholds: vec![threshold(3, Approvals::One), threshold(6, Approvals::Two)],
-        ..Clause::of("time.now")
-    };
-    let always = Clause { approvals: Approvals::One, ..Clause::of("time.now") };
-    let cases = [
-        (&summed, json!({"amount": "6"}), None),
-        (&summed, json!({"amount": "6.000001"}), Some(DenyCode::BudgetExhausted)),
-        (&summed, json!({"amount": 6}), None),
-        (&summed, json!({"amount": 6.0}), Some(DenyCode::DecisionLimit)),
-        (&summed, json!({"amount": "-6"}), Some(DenyCode::DecisionLimit)),
-        (&summed, json!({}), Some(DenyCode::DecisionLimit)),
-        (&asked, json!({"amount": "3"}), None),
-        (&asked, json!({"amount": "3.01"}), Some(DenyCode::ApprovalPending)),
-        (&asked, json!({"amount": "7"}), Some(DenyCode::ApprovalPending)),
-        (&asked, json!({"amount": true}), Some(DenyCode::DecisionLimit)),
-        (&always, json!({}), Some(DenyCode::ApprovalPending)),
-    ];
-    for (at, (clause, arguments, expected)) in cases.into_iter().enumerate() {
-        let case = Case {
-            grant: Grant { tools: vec![clause.clone()], ..grant() },
-            held: Box::new(|held| held.used.add("clause.0.sum.0", 4_000_000, START * 1000)),
-            arguments,
-            ..Case::default()
-        };
-        match expected {
-            None => assert!(case.ruling().verdict.is_ok(), "case {at}: {:?}", case.ruling()),
-            Some(code) => drop(case.denied(code)),
-        }
-    }
 }
 
 #[test]
@@ -563,7 +405,53 @@ fn the_same_inputs_give_the_same_ruling() {
         pinned: case.tool.as_ref(),
         arguments: &case.arguments,
         arguments_length: 2,
+        fingerprint: [6; 32],
     };
     let line = [&held];
     assert_eq!(decide(&facts(&line), &call, case.now), decide(&facts(&line), &call, case.now));
+}
+
+#[test]
+fn loops_duplicates_and_breakers_deny_in_their_turn() {
+    let held = Held::new(signed(grant()), 0);
+    let line = [&held];
+    let case = Case::default();
+    let call = Call {
+        caller: &case.caller,
+        grant: Some(GrantRef { id: held.grant.id, digest: held.digest }),
+        tool: case.name,
+        tool_digest: case.shown,
+        pinned: case.tool.as_ref(),
+        arguments: &case.arguments,
+        arguments_length: 2,
+        fingerprint: [6; 32],
+    };
+    let (limits, now) = (LoopLimits::default(), at(1));
+    let repeated = |times: u32| {
+        let mut loops = Loops::default();
+        for _ in 0..times {
+            loops.record(&limits, None, &call, now);
+        }
+        loops
+    };
+    let mut running = repeated(1);
+    running.start(1);
+    let mut broken = Breaker::default();
+    (0..5).for_each(|_| broken.end(Health::Fails, now, 0));
+    let fine = Breaker::default();
+    for (loops, breaker, expected) in [
+        (repeated(3), &fine, None),
+        (repeated(4), &fine, None),
+        (repeated(7), &fine, Some(DenyCode::LoopQuarantine)),
+        (repeated(11), &fine, Some(DenyCode::LoopStop)),
+        (running, &fine, Some(DenyCode::DuplicateSuppressed)),
+        (repeated(0), &broken, Some(DenyCode::BreakerOpen)),
+        (repeated(7), &broken, Some(DenyCode::LoopQuarantine)),
+    ] {
+        let ruling = decide(&Facts { loops: &loops, breaker, ..facts(&line) }, &call, now);
+        assert_eq!(ruling.verdict.err().map(|denial| denial.code), expected);
+    }
+    let warned = repeated(4);
+    let ruling = decide(&Facts { loops: &warned, ..facts(&line) }, &call, now);
+    assert_eq!(ruling.rules, ["grant/tools/0", "gate/loops/identical/5"]);
 }

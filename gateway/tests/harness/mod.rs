@@ -10,6 +10,8 @@
 )]
 #![allow(unreachable_pub, reason = "a module of each test file")]
 
+pub mod scene;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -148,6 +150,8 @@ pub struct House {
     pub authority: Authority,
     pub issuer: SigningKey,
     pub upstreams: String,
+    /// The limits of controls; wide, so that a test of something else meets none.
+    pub controls: String,
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -186,13 +190,17 @@ impl House {
                 "shift",
                 "spawn"
             ]
-            .map(|name| format!("[[upstream.tool]]\nname = \"{name}\"\nrisk = \"low\"\n"))
+            .map(|name| format!(
+                "[[upstream.tool]]\nname = \"{name}\"\nrisk = \"low\"\nidempotent = true\n"
+            ))
             .concat()
         );
         let authority = Authority::new();
         std::fs::write(directory.join("identity-ca.pem"), &authority.pem).unwrap();
         let issuer = SigningKey::open(&directory.join("issuer.key")).unwrap();
-        Self { directory, authority, issuer, upstreams, _temporary: None }
+        let controls =
+            "[loops]\nidentical = [1000, 1010, 1020]\ncycle = [100, 110, 120]\n".to_owned();
+        Self { directory, authority, issuer, upstreams, controls, _temporary: None }
     }
 
     pub fn config(&self) -> Config {
@@ -211,8 +219,10 @@ impl House {
             name = "ops"
             key = "{}"
             {}
+            {}
             "#,
             text::hex(self.issuer.public()),
+            self.controls,
             self.upstreams
         );
         let path = self.directory.join("gateway.toml");
