@@ -255,7 +255,8 @@ async fn requests<R: AsyncRead + Unpin>(
             },
             request = next_request(&slots, &mut lines) => match request {
                 Ok(Some((slot, line))) => match Message::parse(&line) {
-                    Ok(message) => start(gateway, &session, &calls, message, &outgoing, slot),
+                    // A refusal is answered before anything behind it is read.
+                    Ok(message) => start(gateway, &session, &calls, message, &outgoing, slot).await,
                     Err(error) => break Err(io::Error::other(error)),
                 },
                 Ok(None) => break Ok(()),
@@ -280,7 +281,7 @@ async fn next_request<R: AsyncRead + Unpin>(
 }
 
 /// Does what must happen in the order of arrival, and leaves the rest to a task.
-fn start(
+async fn start(
     gateway: &Arc<Gateway>,
     session: &Arc<Session>,
     calls: &Calls,
@@ -299,16 +300,28 @@ fn start(
         // The port has nothing else to notify of, and nothing was asked of it.
         _ => return,
     };
-    let (pending, started) = match calls.start(id, &params, outgoing) {
-        Ok(in_flight) => (dispatch(gateway, session, &method, params, in_flight), true),
-        Err(error) => (Pending::Known(Err(error)), false),
+    let admitted = match calls.start(id, &params, outgoing) {
+        Ok(in_flight) => {
+            let pending = dispatch(gateway, session, &method, params, in_flight);
+            if matches!(pending, Pending::Known(_)) {
+                calls.end(id);
+            }
+            pending
+        }
+        Err(error) => Pending::Known(Err(error)),
+    };
+    let admitted = match admitted {
+        Pending::Call(admitted) => admitted,
+        Pending::Known(result) => {
+            // A port that does not read is noticed by the task that writes.
+            let _ = outgoing.send(Message::Response { id, result }.encode()).await;
+            return;
+        }
     };
     let (outgoing, calls) = (outgoing.clone(), calls.clone());
     tokio::spawn(async move {
-        let answer = Message::Response { id, result: pending.finish().await };
-        if started {
-            calls.end(id);
-        }
+        let answer = Message::Response { id, result: admitted.finish().await };
+        calls.end(id);
         let _ = outgoing.send(answer.encode()).await;
         drop(slot);
     });
@@ -327,15 +340,6 @@ impl Drop for EndOnDrop {
 enum Pending {
     Known(Result<Value, RpcError>),
     Call(Box<call::Admitted>),
-}
-
-impl Pending {
-    async fn finish(self) -> Result<Value, RpcError> {
-        match self {
-            Self::Known(result) => result,
-            Self::Call(admitted) => admitted.finish().await,
-        }
-    }
 }
 
 /// What must happen in the order of arrival happens here.

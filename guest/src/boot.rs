@@ -12,6 +12,7 @@ use crate::attest::{AttestError, Attested, Session};
 use crate::config::{self, Config, Receiver};
 use crate::console::say;
 use crate::evidence::{Psp, Sources};
+use crate::gateway::Machine;
 use crate::host::{Host, Launch};
 use crate::http::HttpError;
 use crate::identity::Identity;
@@ -74,8 +75,15 @@ async fn work(config: &Config, mux: &Guest, host: &Host) -> Result<Exit, Failure
     drop(verifier);
 
     let places = config.port.concurrent_calls;
-    let (tools, session) =
-        gateway::connect(mux, &config.gateway, identity, &attested, places).await?;
+    let machine = Machine {
+        mux: mux.clone(),
+        verifier: config.verifier.clone(),
+        gateway: config.gateway.clone(),
+        identity: Arc::clone(&identity),
+        task: launch.sandbox_task.clone(),
+        psp: launch.psp,
+    };
+    let (tools, keeper) = gateway::connect(machine, identity, attested, places).await?;
     step(host, "gateway", json!({"server": config.gateway.server_name})).await;
 
     let (uid, gid) = (config.workload.uid, config.workload.gid);
@@ -85,8 +93,8 @@ async fn work(config: &Config, mux: &Guest, host: &Host) -> Result<Exit, Failure
 
     let exit = tokio::select! {
         exit = running.wait() => exit?,
-        error = session.run() => return Err(error.into()),
-        error = port.serve(tools) => return Err(error.into()),
+        error = keeper.run() => return Err(error.into()),
+        error = port.serve(tools, None) => return Err(error.into()),
         () = wall_time(config.workload.wall_time_s) => {
             return Err("the workload's wall time is over".into());
         }

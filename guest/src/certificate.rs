@@ -46,6 +46,8 @@ pub struct Certificate {
     pub sandbox: String,
     /// The attested facts.
     pub claims: IdentityClaims,
+    /// When it is over, in seconds since 1970.
+    pub expires: u64,
     /// The chain with the key that it is for.
     pub key: CertifiedKey,
 }
@@ -63,12 +65,12 @@ impl Certificate {
         let key = identity.certified(chain);
         key.keys_match().map_err(|_| CertificateError::ForeignKey)?;
         let leaf = key.cert.first().map(CertificateDer::as_ref).unwrap_or_default();
-        let (sandbox, claims) = read(leaf)?;
+        let (sandbox, claims, expires) = read(leaf)?;
         if claims.epoch != identity.epoch {
             let (expected, actual) = (identity.epoch.to_string(), claims.epoch.to_string());
             return Err(CertificateError::Field { field: "epoch", expected, actual });
         }
-        Ok(Self { sandbox, claims, key })
+        Ok(Self { sandbox, claims, expires, key })
     }
 }
 
@@ -88,8 +90,8 @@ fn check_chain(
     Ok(())
 }
 
-/// The SPIFFE ID and the attested facts of the certificate `der`.
-fn read(der: &[u8]) -> Result<(String, IdentityClaims), CertificateError> {
+/// The SPIFFE ID, the attested facts and the end of the certificate `der`.
+fn read(der: &[u8]) -> Result<(String, IdentityClaims, u64), CertificateError> {
     let wrong = |field, expected: &str, actual: String| CertificateError::Field {
         field,
         expected: expected.to_owned(),
@@ -115,5 +117,6 @@ fn read(der: &[u8]) -> Result<(String, IdentityClaims), CertificateError> {
         .ok_or_else(|| wrong("identity extension", "one", "none".into()))?;
     let claims = IdentityClaims::decode(extension.value)
         .map_err(|error| wrong("identity extension", "its format", error.to_string()))?;
-    Ok((sandbox, claims))
+    let expires = certificate.validity().not_after.timestamp();
+    Ok((sandbox, claims, u64::try_from(expires).unwrap_or(0)))
 }

@@ -5,8 +5,9 @@ use casemate_agent::{Script, run};
 use casemate_guest::config;
 use casemate_guest::gateway::Tools;
 use casemate_guest::port::{Port, SOCKET};
-use casemate_ledger::cgp::RpcError;
+use casemate_ledger::cgp::{Progress, RpcError};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::Sender;
 
 /// Answers as the gateway does: modern results, a denial for one tool.
 #[derive(Clone)]
@@ -18,7 +19,12 @@ impl Tools for StandIn {
             {"name": "clock.now", "description": "x", "inputSchema": {"type": "object"}}]}))
     }
 
-    async fn call(&self, tool: String, arguments: Value) -> Result<Value, RpcError> {
+    async fn call(
+        &self,
+        tool: String,
+        arguments: Value,
+        _progress: Option<Sender<Progress>>,
+    ) -> Result<Value, RpcError> {
         let denied = json!({"casemate": {"code": "tool_not_granted", "hint": "ask"}});
         Ok(match tool.as_str() {
             "clock.now" => json!({"content": [], "structuredContent": arguments}),
@@ -32,7 +38,7 @@ async fn replies(protocol: &str) -> Vec<Value> {
     let directory = tempfile::tempdir().unwrap();
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let port = Port::bind(directory.path(), uid, gid, config::Port::default()).unwrap();
-    let serving = tokio::spawn(port.serve(StandIn));
+    let serving = tokio::spawn(port.serve(StandIn, None));
     let script = format!(
         "socket = {:?}\nprotocol = {protocol:?}\nstep = [{{ do = \"list\" }},\n\
          {{ do = \"call\", tool = \"clock.now\", arguments = {{ zone = \"UTC\" }}, times = 2 }},\n\

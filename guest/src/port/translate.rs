@@ -1,15 +1,18 @@
 //! The two protocol eras of MCP: what a request of one means, and how the
 //! gateway's result looks in it.
 
-use casemate_ledger::cgp::{MCP_VERSION, RpcError, error_code, meta};
+use casemate_ledger::cgp::{MCP_VERSION, Progress, RpcError, error_code, meta};
 use serde_json::{Map, Value, json};
 
 /// Revisions with a handshake, newest first.
-const LEGACY_VERSIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+pub(super) const LEGACY_VERSIONS: [&str; 4] =
+    ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 /// How long a client may keep a list; grants change.
 const LIST_TTL_MS: u64 = 30_000;
 /// UnsupportedProtocolVersion (MCP 2026-07-28, basic, error codes).
-const UNSUPPORTED_VERSION: i64 = -32022;
+pub(super) const UNSUPPORTED_VERSION: i64 = -32022;
+/// "Resource not found" up to 2025-11-25; the modern era says "invalid params".
+const LEGACY_NOT_FOUND: i64 = -32002;
 
 /// The era of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +91,25 @@ pub(super) fn result_for(era: Era, mut result: Value) -> Value {
         }
     }
     result
+}
+
+/// The gateway's error for a client of `era`.
+pub(super) fn error_for(era: Era, mut error: RpcError) -> RpcError {
+    if era == Era::Modern && error.code == LEGACY_NOT_FOUND {
+        error.code = error_code::INVALID_PARAMS;
+    }
+    error
+}
+
+/// The gateway's progress under the client's own token.
+pub(super) fn progress(token: &Value, progress: Progress) -> Value {
+    let Progress { progress, total, message, .. } = progress;
+    let mut params = json!({"progressToken": token, "progress": progress});
+    if let Some(fields) = params.as_object_mut() {
+        total.map(|total| fields.insert("total".to_owned(), total.into()));
+        message.map(|message| fields.insert("message".to_owned(), message.into()));
+    }
+    params
 }
 
 fn initialize(params: &Value) -> Value {
@@ -193,6 +215,18 @@ mod tests {
         {
             assert_eq!(initialize(&json!({"protocolVersion": asked}))["protocolVersion"], answered);
         }
+    }
+
+    #[test]
+    fn errors_and_progress_have_the_words_of_their_era() {
+        let error = RpcError::new(LEGACY_NOT_FOUND, "no");
+        assert_eq!(error_for(Era::Modern, error.clone()).code, error_code::INVALID_PARAMS);
+        assert_eq!(error_for(Era::Legacy, error).code, LEGACY_NOT_FOUND);
+        let notice = Progress { progress_token: 7, progress: 1.0, total: None, message: None };
+        assert_eq!(
+            progress(&json!("mine"), notice),
+            json!({"progressToken": "mine", "progress": 1.0})
+        );
     }
 
     #[test]

@@ -13,13 +13,14 @@ mod pki;
 mod verifier;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use casemate_guest::attest::{AttestError, Attested, Session};
 use casemate_guest::certificate::CertificateError;
 use casemate_guest::config::{self, Receiver, Secret};
 use casemate_guest::evidence::{Psp, Sources};
-use casemate_guest::gateway::{GatewayError, Tools, connect};
+use casemate_guest::gateway::{GatewayError, Machine, Tools, connect};
 use casemate_guest::host::Host;
 use casemate_guest::identity::Identity;
 use casemate_guest::release::{ReleaseError, Released};
@@ -41,6 +42,9 @@ struct Line {
     config: config::Verifier,
     gateway: config::Peer,
     identity: Arc<Identity>,
+    /// Streams to the gateway so far, and to the verifier.
+    streams: Arc<AtomicU32>,
+    attestations: Arc<AtomicU32>,
 }
 
 /// A machine whose host relays to the stand-ins. `tune` changes the gateway.
@@ -57,6 +61,12 @@ fn line(fault: Fault, tune: fn(&mut Gateway)) -> Line {
     let peer = config::Peer { server_name: GATEWAY.to_owned(), ca_pem: tls.pem() };
     let key = *identity.public_key();
     let mut host = casemate_mux::Host::start(host_end, ["verifier", "gateway", "host", "psp"]);
+    let (streams, attestations) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
+    let counts = (Arc::clone(&streams), Arc::clone(&attestations));
+    let mut fresh = Gateway::new(key);
+    tune(&mut fresh);
+    // One gateway for all streams: it remembers what it decided.
+    let remembered = Arc::new(tokio::sync::Mutex::new(fresh));
     let acceptors = (tls.server(VERIFIER, None), tls.server(GATEWAY, Some(&verifier.issuer)));
     tokio::spawn(async move {
         while let Some(incoming) = host.accept().await {
@@ -64,12 +74,13 @@ fn line(fault: Fault, tune: fn(&mut Gateway)) -> Line {
             let mut stream = incoming.accept().await.unwrap();
             match service.as_str() {
                 "verifier" => {
+                    counts.1.fetch_add(1, Ordering::Relaxed);
                     tokio::spawn(Arc::clone(&verifier).serve(stream, acceptors.0.clone()));
                 }
                 "gateway" => {
-                    let mut gateway = Gateway::new(key);
-                    tune(&mut gateway);
-                    tokio::spawn(gateway.serve(stream, acceptors.1.clone()));
+                    counts.0.fetch_add(1, Ordering::Relaxed);
+                    let (gateway, acceptor) = (Arc::clone(&remembered), acceptors.1.clone());
+                    tokio::spawn(async move { gateway.lock().await.serve(stream, acceptor).await });
                 }
                 "psp" => {
                     let mut report_data = [0; 64];
@@ -91,7 +102,8 @@ fn line(fault: Fault, tune: fn(&mut Gateway)) -> Line {
             }
         }
     });
-    Line { mux: Guest::start(guest_end), config, gateway: peer, identity }
+    let mux = Guest::start(guest_end);
+    Line { mux, config, gateway: peer, identity, streams, attestations }
 }
 
 fn block(bytes: &[u8]) -> Vec<u8> {
@@ -113,9 +125,19 @@ impl Line {
     async fn connect(&self) -> (impl Tools + use<>, JoinHandle<GatewayError>) {
         let (_, attested) = self.attest().await.unwrap();
         let identity = Arc::clone(&self.identity);
-        let (tools, session) =
-            connect(&self.mux, &self.gateway, identity, &attested, 4).await.unwrap();
-        (tools, tokio::spawn(session.run()))
+        let (tools, keeper) = connect(self.machine(), identity, attested, 4).await.unwrap();
+        (tools, tokio::spawn(keeper.run()))
+    }
+
+    fn machine(&self) -> Machine {
+        Machine {
+            mux: self.mux.clone(),
+            verifier: self.config.clone(),
+            gateway: self.gateway.clone(),
+            identity: Arc::clone(&self.identity),
+            task: "task".to_owned(),
+            psp: true,
+        }
     }
 }
 
@@ -203,15 +225,18 @@ async fn calls_are_signed_in_one_chain() {
     let list = tools.list().await.unwrap();
     assert_eq!(list["tools"][0]["name"], "echo");
     for turn in 0..5 {
-        let result = tools.call("echo".into(), json!({"turn": turn})).await.unwrap();
+        let result = tools.call("echo".into(), json!({"turn": turn}), None).await.unwrap();
         assert_eq!(result["structuredContent"]["turn"], turn);
     }
     // The stand-in panics when a number that was not taken is not used again.
     let overload = json!({"fail": error_code::OVERLOAD});
-    assert_eq!(tools.call("echo".into(), overload).await.unwrap_err().code, error_code::OVERLOAD);
-    tools.call("echo".into(), json!({})).await.unwrap();
+    assert_eq!(
+        tools.call("echo".into(), overload, None).await.unwrap_err().code,
+        error_code::OVERLOAD
+    );
+    tools.call("echo".into(), json!({}), None).await.unwrap();
     // A tool that was never listed goes out without grant and digest.
-    tools.call("unknown".into(), json!({})).await.unwrap();
+    tools.call("unknown".into(), json!({}), None).await.unwrap();
     assert!(!session.is_finished());
 }
 
@@ -222,7 +247,9 @@ async fn many_callers_share_one_order() {
     let calls: Vec<_> = (0..40)
         .map(|turn| {
             let tools = tools.clone();
-            tokio::spawn(async move { tools.call("echo".into(), json!({"turn": turn})).await })
+            tokio::spawn(
+                async move { tools.call("echo".into(), json!({"turn": turn}), None).await },
+            )
         })
         .collect();
     let (mut answered, mut refused) = (0, 0);
@@ -240,23 +267,103 @@ async fn many_callers_share_one_order() {
 }
 
 #[tokio::test]
-async fn a_broken_chain_or_a_stop_ends_the_session() {
-    for code in [error_code::CHAIN, error_code::LEASE, error_code::LOG] {
-        let line = line(Fault::None, |_| {});
-        let (tools, session) = line.connect().await;
-        let error = tools.call("echo".into(), json!({"fail": code})).await.unwrap_err();
-        assert_eq!(error.code, code);
-        let ended = session.await.unwrap();
-        assert!(matches!(&ended, GatewayError::Refused(error) if error.code == code), "{ended}");
-    }
+async fn a_broken_chain_ends_the_machines_calls() {
+    let line = line(Fault::None, |_| {});
+    let (tools, session) = line.connect().await;
+    let fail = json!({"fail": error_code::CHAIN});
+    let error = tools.call("echo".into(), fail, None).await.unwrap_err();
+    assert_eq!(error.code, error_code::CHAIN);
+    let ended = session.await.unwrap();
+    assert!(
+        matches!(&ended, GatewayError::Refused(error) if error.code == error_code::CHAIN),
+        "{ended}"
+    );
 }
 
 #[tokio::test]
-async fn a_lease_that_is_not_renewed_ends_the_session() {
+async fn a_stream_that_ends_is_made_again_and_the_chain_goes_on() {
+    let line = line(Fault::None, |_| {});
+    let (tools, session) = line.connect().await;
+    for turn in 0..3 {
+        tools.call("echo".into(), json!({"turn": turn}), None).await.unwrap();
+        // The stand-in says that it serves no more calls, or just hangs up: it
+        // panics if the next stream does not go on where this one was.
+        for code in [error_code::LEASE, error_code::LOG, error_code::IDENTITY] {
+            let error = tools.call("echo".into(), json!({"fail": code}), None).await.unwrap_err();
+            assert_eq!(error.code, code);
+            tools.call("echo".into(), json!({}), None).await.unwrap();
+        }
+        // Hangs up after it decided: what became of the call is unknown here.
+        let lost = tools.call("echo".into(), json!({"lose": "answer"}), None).await.unwrap();
+        assert_eq!(lost["structuredContent"]["casemate"]["code"], "outcome_unknown");
+        // Hangs up before it decided: the call is sent again.
+        let sent = tools.call("echo".into(), json!({"lose": "call"}), None).await.unwrap();
+        assert_eq!(sent["structuredContent"]["lose"], "call");
+    }
+    assert!(!session.is_finished());
+}
+
+#[tokio::test]
+async fn a_lease_that_is_not_renewed_ends_the_stream() {
     let line = line(Fault::None, |gateway| gateway.ttl_ms = 200);
-    let (_tools, session) = line.connect().await;
-    let ended = tokio::time::timeout(Duration::from_secs(10), session).await.unwrap().unwrap();
-    assert!(matches!(ended, GatewayError::LeaseOver), "{ended}");
+    let (tools, session) = line.connect().await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    tools.call("echo".into(), json!({}), None).await.unwrap();
+    assert!(line.streams.load(Ordering::Relaxed) >= 3);
+    assert!(!session.is_finished());
+}
+
+#[tokio::test]
+async fn calls_behind_a_refused_one_are_signed_anew() {
+    let line = line(Fault::None, |_| {});
+    let (tools, session) = line.connect().await;
+    tools.list().await.unwrap();
+    for _ in 0..10 {
+        let call = |arguments| {
+            let tools = tools.clone();
+            tokio::spawn(async move { tools.call("echo".into(), arguments, None).await })
+        };
+        let refused = call(json!({"fail": error_code::OVERLOAD}));
+        let behind = [call(json!({"turn": 1})), call(json!({"turn": 2}))];
+        assert_eq!(refused.await.unwrap().unwrap_err().code, error_code::OVERLOAD);
+        for call in behind {
+            call.await.unwrap().unwrap();
+        }
+    }
+    assert!(!session.is_finished());
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_is_cancelled() {
+    let line = line(Fault::None, |_| {});
+    let (tools, _session) = line.connect().await;
+    let (progress, mut notices) = tokio::sync::mpsc::channel(4);
+    let slow = tools.call("echo".into(), json!({"hold": true}), Some(progress));
+    let notice = tokio::select! {
+        notice = notices.recv() => notice.unwrap(),
+        answer = slow => panic!("{answer:?}"),
+    };
+    assert_eq!((notice.progress, notice.total), (0.5, Some(1.0)));
+    // The stand-in answers the held call when it is cancelled, and panics if
+    // anything else comes first. Then the chain goes on.
+    tools.call("echo".into(), json!({}), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_identity_is_renewed_before_it_ends() {
+    let line = line(Fault::ShortLife, |_| {});
+    let (tools, session) = line.connect().await;
+    let started = std::time::Instant::now();
+    let mut turn = 0;
+    while started.elapsed() < Duration::from_secs(7) {
+        tools.call("echo".into(), json!({"turn": turn}), None).await.unwrap();
+        turn += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (attested, streams) =
+        (line.attestations.load(Ordering::Relaxed), line.streams.load(Ordering::Relaxed));
+    assert!(attested >= 2 && streams >= 2, "{attested} {streams}");
+    assert!(!session.is_finished());
 }
 
 #[tokio::test]
@@ -264,7 +371,7 @@ async fn a_gateway_that_remembers_other_calls_is_refused() {
     let line = line(Fault::None, |gateway| gateway.accepted = (7, [7; 32]));
     let (_, attested) = line.attest().await.unwrap();
     let identity = Arc::clone(&line.identity);
-    let outcome = connect(&line.mux, &line.gateway, identity, &attested, 4).await;
+    let outcome = connect(line.machine(), identity, attested, 4).await;
     let error = outcome.map(drop).unwrap_err();
-    assert!(error.to_string().contains("accepted_sequence: expected 0, got 7"), "{error}");
+    assert!(error.to_string().contains("accepted_sequence: expected 0"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! Authorities and TLS servers for the stand-ins.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use casemate_attestation::identity::IDENTITY_EXTENSION_OID;
 use casemate_attestation::{Boundary, IdentityClaims};
@@ -62,12 +63,20 @@ impl Ca {
     }
 
     /// An identity certificate for `key` with this authority's own behind it.
-    pub(crate) fn identity(&self, key: &[u8; 32], epoch: u64, bundle: &[u8]) -> String {
+    pub(crate) fn identity(
+        &self,
+        key: &[u8; 32],
+        epoch: u64,
+        bundle: &[u8],
+        life: Duration,
+    ) -> String {
         let spki = [&ED25519_SPKI[..], key].concat();
         let spki = SubjectPublicKeyInfo::from_der(&spki).unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(SANDBOX.try_into().unwrap())];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = (SystemTime::now() - Duration::from_secs(60)).into();
+        params.not_after = (SystemTime::now() + life).into();
         let claims = claims(epoch, bundle).encode();
         params.custom_extensions =
             vec![CustomExtension::from_oid_content(&IDENTITY_EXTENSION_OID, claims)];

@@ -1,6 +1,7 @@
 //! A verifier that checks what the guest binds and believes the rest.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
@@ -33,6 +34,8 @@ pub(crate) enum Fault {
     OtherBundle,
     /// Seals secrets under another name.
     OtherSecret,
+    /// Certifies for some seconds only.
+    ShortLife,
 }
 
 pub(crate) struct Verifier {
@@ -109,8 +112,9 @@ impl Verifier {
             Fault::OtherEpoch => (identity_key, epoch + 1),
             _ => (identity_key, epoch),
         };
+        let life = Duration::from_secs(if self.fault == Fault::ShortLife { 5 } else { 900 });
         let bundle = if self.fault == Fault::OtherBundle { b"another".as_slice() } else { BUNDLE };
-        json!({"certificate_chain": self.issuer.identity(&key, epoch, BUNDLE), "sandbox": SANDBOX,
+        json!({"certificate_chain": self.issuer.identity(&key, epoch, BUNDLE, life), "sandbox": SANDBOX,
             "bundle": B64.encode(bundle), "result": "-", "boundary": "microvm", "anchor": "test",
             "hardware": "model"})
     }

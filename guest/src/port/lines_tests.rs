@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::config;
-use crate::port::limits::RequestRate;
+use crate::port::Shared;
+use casemate_ledger::cgp::Progress;
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream};
-use tokio::sync::Semaphore;
 
 /// Answers each call with its arguments; a tool named `slow` never answers.
 #[derive(Debug, Clone)]
@@ -15,7 +16,16 @@ impl Tools for Echo {
         Ok(json!({"tools": [{"name": "echo"}]}))
     }
 
-    async fn call(&self, tool: String, arguments: Value) -> Result<Value, RpcError> {
+    async fn call(
+        &self,
+        tool: String,
+        arguments: Value,
+        progress: Option<mpsc::Sender<Progress>>,
+    ) -> Result<Value, RpcError> {
+        if let Some(progress) = progress {
+            let notice = Progress { progress_token: 1, progress: 0.5, total: None, message: None };
+            progress.send(notice).await.unwrap();
+        }
         match tool.as_str() {
             "slow" => std::future::pending().await,
             "killed" => Err(RpcError::new(error_code::LEASE, "stopped")),
@@ -24,17 +34,13 @@ impl Tools for Echo {
     }
 }
 
-struct Client(BufReader<DuplexStream>);
+struct Far(BufReader<DuplexStream>);
 
-impl Client {
+impl Far {
     fn start(limits: config::Port) -> Self {
         let (client, server) = tokio::io::duplex(1 << 20);
-        let shared = Arc::new(Shared {
-            calls: Arc::new(Semaphore::new(limits.concurrent_calls)),
-            rate: RequestRate::new(limits.requests_per_second),
-            limits,
-        });
-        tokio::spawn(Connection::new(shared, Echo).serve(server));
+        let shared = Shared::new(limits);
+        tokio::spawn(serve(Desk::new(shared, Echo), server));
         Self(BufReader::new(client))
     }
 
@@ -63,7 +69,7 @@ fn call(id: u32, tool: &str) -> String {
 
 #[tokio::test]
 async fn a_call_goes_through_in_both_eras() {
-    let mut client = Client::start(config::Port::default());
+    let mut client = Far::start(config::Port::default());
     let legacy = client.ask(&call(1, "echo")).await;
     assert_eq!(legacy["result"], json!({"content": [], "structuredContent": {}}));
     let modern = json!({"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {
@@ -77,7 +83,7 @@ async fn a_call_goes_through_in_both_eras() {
 
 #[tokio::test]
 async fn what_is_not_a_request_is_named_and_survived() {
-    let mut client = Client::start(config::Port::default());
+    let mut client = Far::start(config::Port::default());
     let deep = format!(r#"{{"a":{}}}"#, "[".repeat(100) + &"]".repeat(100));
     let cases = [
         ("{", -32700, "syntax"),
@@ -101,7 +107,7 @@ async fn what_is_not_a_request_is_named_and_survived() {
 #[tokio::test]
 async fn an_endless_line_ends_the_connection() {
     let limits = config::Port { max_line_bytes: 1024, ..config::Port::default() };
-    let mut client = Client::start(limits);
+    let mut client = Far::start(limits);
     client.send(&"x".repeat(2000)).await;
     let answer = client.answer().await.unwrap();
     assert!(answer["error"]["message"].as_str().unwrap().contains("at most 1024"), "{answer}");
@@ -111,7 +117,7 @@ async fn an_endless_line_ends_the_connection() {
 #[tokio::test]
 async fn a_flood_is_answered_with_its_limit() {
     let limits = config::Port { requests_per_second: 5, ..config::Port::default() };
-    let mut client = Client::start(limits);
+    let mut client = Far::start(limits);
     let mut refused = 0;
     for id in 0..50 {
         let answer = client.ask(&call(id, "echo")).await;
@@ -123,7 +129,7 @@ async fn a_flood_is_answered_with_its_limit() {
 #[tokio::test]
 async fn calls_at_one_time_are_counted_and_cancelled() {
     let limits = config::Port { concurrent_calls: 2, ..config::Port::default() };
-    let mut client = Client::start(limits);
+    let mut client = Far::start(limits);
     client.send(&call(1, "slow")).await;
     client.send(&call(2, "slow")).await;
     let third = client.ask(&call(3, "echo")).await;
@@ -136,8 +142,24 @@ async fn calls_at_one_time_are_counted_and_cancelled() {
 
 #[tokio::test]
 async fn an_id_is_open_once() {
-    let mut client = Client::start(config::Port::default());
+    let mut client = Far::start(config::Port::default());
     client.send(&call(1, "slow")).await;
     let again = client.ask(&call(1, "echo")).await;
     assert!(again["error"]["message"].as_str().unwrap().contains("not in use"), "{again}");
+}
+
+#[tokio::test]
+async fn progress_comes_under_the_clients_token_before_the_answer() {
+    let mut client = Far::start(config::Port::default());
+    for token in [json!("mine"), json!(4)] {
+        let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+            "name": "echo", "_meta": {"progressToken": token}}});
+        let notice = client.ask(&call.to_string()).await;
+        assert_eq!(notice["method"], "notifications/progress");
+        assert_eq!(notice["params"], json!({"progressToken": token, "progress": 0.5}));
+        assert_eq!(client.answer().await.unwrap()["id"], 1);
+    }
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+        "name": "echo", "_meta": {"progressToken": 1.5}}});
+    assert_eq!(client.ask(&call.to_string()).await["error"]["code"], error_code::INVALID_PARAMS);
 }
