@@ -9,7 +9,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 MUSL   := x86_64-unknown-linux-musl
 
-.PHONY: help demo test setup build lint deny unit e2e clean
+.PHONY: help demo test setup build lint deny unit backends instructions e2e clean
 
 help:
 	@sed -n 's/^#  *make/  make/p' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ help:
 demo: setup build
 	@$(TARGET)/release/casemate demo
 
-test: setup lint deny unit e2e
+test: setup lint deny unit backends instructions e2e
 	@echo "make test: everything passed"
 
 setup:
@@ -42,6 +42,22 @@ deny:
 unit:
 	@echo "== tests of every crate"
 	@cargo test --locked --workspace
+
+# The other two backends of the verifying library: the same tests, the same
+# refusals. The flips of every byte stay with the default one, for their time.
+BACKEND_TESTS := -p casemate-attestation -p casemate-model --no-default-features \
+	--lib --test snp_reasons --test appraisal --test tdx
+
+backends:
+	@echo "== tests of the verifying library with ring, then with RustCrypto; and its check for wasm32"
+	@cargo test --locked --quiet $(BACKEND_TESTS) --features casemate-attestation/ring -- --skip every_flipped
+	@cargo test --locked --quiet $(BACKEND_TESTS) --features casemate-attestation/rustcrypto -- --skip every_flipped
+	@cargo check --locked --quiet -p casemate-attestation --no-default-features --features rustcrypto \
+		--target wasm32-unknown-unknown
+
+instructions:
+	@echo "== what verification costs, in instructions"
+	@cargo run --locked --quiet -p xtask -- instructions
 
 # Real machines: everything above the hardware is the product itself.
 e2e: build
