@@ -3,6 +3,7 @@
 //! A verb is a file. Exit codes: 0 yes, 1 no, 2 could not tell. Output is for
 //! people unless `--json` is given. No flag turns a check off.
 
+mod approve;
 mod demo;
 mod doctor;
 mod gateway;
@@ -64,6 +65,9 @@ enum Verb {
     /// What a task may do.
     #[command(subcommand)]
     Grant(grant::Verb),
+    /// Calls that wait for people.
+    #[command(subcommand)]
+    Approve(approve::Verb),
     /// What the gateway recorded.
     #[command(subcommand)]
     Log(log::Verb),
@@ -116,6 +120,7 @@ fn main() -> ExitCode {
         Verb::Secret(verb) => secret::run(verb),
         Verb::Gateway(verb) => gateway::run(&verb),
         Verb::Grant(verb) => grant::run(&verb),
+        Verb::Approve(verb) => approve::run(&verb),
         Verb::Log(verb) => log::run(&verb),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Measure(verb) => measure::run(&verb),

@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::approve::{self, Waiting};
 use crate::artefacts;
 use crate::decide::Held;
 use crate::journal::wait;
@@ -49,6 +50,13 @@ pub enum Command {
         id: String,
         /// Why.
         reason: String,
+    },
+    /// List the calls that wait for people.
+    ApprovalList,
+    /// Take a signed approval.
+    ApprovalAdd {
+        /// The approval's signed bytes, base64url without padding.
+        approval: String,
     },
     /// Stop a sandbox: its connection ends, its running calls are cancelled,
     /// and it can call nothing any more.
@@ -105,6 +113,8 @@ pub enum Reply {
     Refused(String),
     /// The grants.
     Grants(Vec<GrantSummary>),
+    /// The calls that wait for people.
+    Approvals(Vec<Waiting>),
     /// How the gateway stands.
     Status(StatusReport),
     /// A receipt (docs/formats/receipt.md), base64url.
@@ -282,6 +292,8 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
             Err(error) => Err(error),
         },
         Command::GrantResume { id, reason } => resume(gateway, &id, reason, by).await,
+        Command::ApprovalList => Ok(Reply::Approvals(approve::list(gateway))),
+        Command::ApprovalAdd { approval } => approve::take(gateway, &approval).await,
         Command::Kill { sandbox, reason } => {
             revoke(gateway, RevocationTarget::Sandbox(sandbox), reason, by).await
         }

@@ -57,6 +57,9 @@ pub struct Config {
     /// Who may sign grants.
     #[serde(rename = "issuer")]
     pub issuers: Vec<Issuer>,
+    /// Who may approve calls that wait.
+    #[serde(default, rename = "approver")]
+    pub approvers: Vec<Approver>,
     /// The tool servers.
     #[serde(default, rename = "upstream")]
     pub upstreams: Vec<Upstream>,
@@ -80,6 +83,18 @@ pub struct BoundaryFloor {
 pub struct Issuer {
     /// The name in the grants.
     pub name: String,
+    /// The Ed25519 public key, 64 hex digits.
+    pub key: String,
+}
+
+/// Somebody who may approve calls that wait.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approver {
+    /// The name in the approvals.
+    pub name: String,
+    /// The person; two keys of one person are one person.
+    pub person: String,
     /// The Ed25519 public key, 64 hex digits.
     pub key: String,
 }
@@ -232,6 +247,9 @@ impl Config {
             return Err(field("issuer", "at least one", "none"));
         }
         self.issuers.iter().try_for_each(|issuer| issuer.public_key().map(drop))?;
+        self.approvers.iter().try_for_each(|approver| approver.public_key().map(drop))?;
+        distinct("approver.name", self.approvers.iter().map(|approver| approver.name.as_str()))?;
+        distinct("approver.key", self.approvers.iter().map(|approver| approver.key.as_str()))?;
         let names = self.upstreams.iter().map(|upstream| upstream.name.as_str());
         distinct("upstream.name", names)?;
         self.upstreams.iter().try_for_each(Upstream::check)
@@ -262,10 +280,21 @@ impl BoundaryFloor {
 impl Issuer {
     /// The public key.
     pub(crate) fn public_key(&self) -> Result<[u8; 32], ConfigError> {
-        text::from_hex(&self.key)
-            .and_then(|key| key.try_into().ok())
-            .ok_or_else(|| field("issuer.key", "64 lower-case hex digits", &self.key))
+        public_key("issuer.key", &self.key)
     }
+}
+
+impl Approver {
+    /// The public key.
+    pub(crate) fn public_key(&self) -> Result<[u8; 32], ConfigError> {
+        public_key("approver.key", &self.key)
+    }
+}
+
+fn public_key(name: &'static str, key: &str) -> Result<[u8; 32], ConfigError> {
+    text::from_hex(key)
+        .and_then(|key| key.try_into().ok())
+        .ok_or_else(|| field(name, "64 lower-case hex digits", key))
 }
 
 impl Upstream {

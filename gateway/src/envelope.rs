@@ -23,6 +23,14 @@ pub(crate) struct Chain {
     pub(crate) lease: Option<Lease>,
 }
 
+impl Chain {
+    /// The place of the decision on call `sequence`, from 1.
+    pub(crate) fn at(&mut self, sequence: u64) -> Option<&mut u64> {
+        let at = usize::try_from(sequence.checked_sub(1)?).ok()?;
+        self.decisions.get_mut(at)
+    }
+}
+
 /// A lease as the gateway gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lease {

@@ -10,6 +10,8 @@
 //! obey it. The way of one call is `call.rs`, top to bottom.
 
 mod admin;
+mod admit;
+mod approve;
 mod artefacts;
 mod call;
 mod catalogue;
@@ -31,8 +33,9 @@ mod tls;
 mod upstream;
 
 pub use admin::{AdminError, Client, Command, GrantSummary, LogEntry, Reply, StatusReport};
+pub use approve::Waiting;
 pub use catalogue::CatalogueError;
-pub use config::{Config, ConfigError, Issuer, Listen, Tool, Upstream};
+pub use config::{Approver, Config, ConfigError, Issuer, Listen, Tool, Upstream};
 pub use decide::LoopLimits;
 pub use grant_file::{GrantFileError, grant_from_toml, sign_grant};
 pub use keys::{KeyError, SigningKey};

@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Listen};
 use crate::journal::{Journal, wait};
 use crate::keys::{Fingerprints, KeyError, SigningKey, private_directory};
-use crate::state::State;
+use crate::state::{Persons, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
 use crate::{admin, session};
@@ -157,7 +157,12 @@ impl Gateway {
             .iter()
             .map(|issuer| Ok((issuer.name.clone(), issuer.public_key()?)))
             .collect::<Result<BTreeMap<_, _>, ConfigError>>()?;
-        let (journal, state) = open_log(&config, &directory, &issuers)?;
+        let persons = config
+            .approvers
+            .iter()
+            .map(|one| Ok((one.name.clone(), (one.person.clone(), one.public_key()?))))
+            .collect::<Result<Persons, ConfigError>>()?;
+        let (journal, state) = open_log(&config, &directory, (&issuers, &persons))?;
         let fingerprints = Fingerprints::new(&SigningKey::open(&directory.join("record.key"))?);
         let pins = config.state_dir.join("pins.json");
         let catalogue = Catalogue::open(&config.upstreams, &pins).await?;
@@ -302,7 +307,7 @@ impl Gateway {
 fn open_log(
     config: &Config,
     keys: &Path,
-    issuers: &BTreeMap<String, [u8; 32]>,
+    known: (&BTreeMap<String, [u8; 32]>, &Persons),
 ) -> Result<(Journal, State), Error> {
     let log_key = SigningKey::open(&keys.join("log.key"))?;
     let options = Options {
@@ -313,7 +318,7 @@ fn open_log(
         segment_bytes: LOG_SEGMENT_BYTES,
     };
     let mut state = State::default();
-    let log = Log::open(options, |index, leaf| state.replay(index, leaf, issuers))?;
+    let log = Log::open(options, |index, leaf| state.replay(index, leaf, known))?;
     let record_key = SigningKey::open(&keys.join("record.key"))?;
     Ok((Journal::new(log, Arc::new(record_key)), state))
 }
@@ -350,6 +355,11 @@ fn policy_digest(
         "version": env!("CARGO_PKG_VERSION"),
         "tenant": config.tenant,
         "boundary": config.boundary.name(),
+        "approvers": config
+            .approvers
+            .iter()
+            .map(|one| [&one.name, &one.person, &one.key])
+            .collect::<Vec<_>>(),
         "loops": [
             &config.loops.identical[..],
             &config.loops.cycle[..],

@@ -8,17 +8,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use casemate_attestation::cose::KeyId;
 use casemate_ledger::{
-    Authentic, BudgetUse, Decision, Event, EventKind, Grant, Identity, Invocation, Label, Leaf,
-    LeafKind, Outcome, Record, Revocation, RevocationTarget, Verdict, record,
+    Approval, Authentic, BudgetUse, Decision, Event, EventKind, Grant, Hold, Identity, Invocation,
+    Label, Leaf, LeafKind, Outcome, Record, Revocation, RevocationTarget, Verdict, record,
 };
 use tokio::sync::watch;
 
 use crate::clock::Now;
-use crate::decide::{Breaker, Ended, Health, Held, Loops, User};
+use crate::decide::{Breaker, Ended, Exact, Health, Held, Holds, Loops, Pending, Statement, User};
 use crate::envelope::Chain;
 
 /// The most grants above another.
 const MAX_DEPTH: usize = 3;
+
+/// Approvers by name: who they are, and their keys.
+pub(crate) type Persons = BTreeMap<String, (String, [u8; 32])>;
 
 /// A sandbox and its boot incarnation.
 pub(crate) type Instance = (String, u64);
@@ -40,6 +43,10 @@ pub(crate) struct State {
     pub(crate) labels: HashMap<String, Label>,
     /// What each sandbox called last.
     pub(crate) loops: HashMap<String, Loops>,
+    /// Calls that wait for people.
+    pub(crate) holds: Holds,
+    /// Counts the answers of people, for those who wait.
+    pub(crate) answers: watch::Sender<u64>,
     /// The breaker of each tool.
     pub(crate) breakers: HashMap<String, Breaker>,
     /// The outcome's leaf by the decision's leaf.
@@ -81,7 +88,7 @@ impl State {
         &mut self,
         index: u64,
         leaf: &[u8],
-        issuers: &BTreeMap<String, [u8; 32]>,
+        (issuers, persons): (&BTreeMap<String, [u8; 32]>, &Persons),
     ) -> Result<(), String> {
         let leaf = Leaf::decode(leaf).map_err(|error| error.to_string())?;
         let record = leaf.record.as_slice();
@@ -90,6 +97,7 @@ impl State {
             LeafKind::Revocation => self.revoke(&peek::<Revocation>(record)?.target),
             LeafKind::Decision => self.replay_decision(index, record)?,
             LeafKind::Outcome => self.replay_outcome(index, &peek(record)?),
+            LeafKind::Approval => self.replay_approval(record, persons),
             LeafKind::Event => self.replay_event(&peek(record)?),
         }
         Ok(())
@@ -226,20 +234,67 @@ impl State {
         let decision: Decision = peek(record)?;
         let invocation: Invocation = peek(&decision.invocation)?;
         let chain = self.chains.entry((invocation.sandbox.clone(), invocation.epoch)).or_default();
-        chain.sequence = invocation.sequence;
-        chain.last = casemate_ledger::digest(&decision.invocation);
-        chain.decisions.push(index);
-        if decision.verdict != Verdict::Allow {
-            return Ok(());
+        if invocation.sequence > chain.sequence {
+            chain.sequence = invocation.sequence;
+            chain.last = casemate_ledger::digest(&decision.invocation);
+            chain.decisions.push(index);
+        } else if let Some(last) = chain.at(invocation.sequence) {
+            // The call was held, and is decided on again.
+            *last = index;
         }
-        let grant = invocation.grant.map(|grant| grant.id).unwrap_or_default();
-        let line = self.line_ids(&grant);
-        let budgets = decision.budgets;
-        let open =
-            Open { index, line, budgets, time_ms: decision.time_ms, place: Place::default() };
-        self.reserve(&invocation.sandbox, &invocation.tool, decision.label, &open);
-        self.open.insert(casemate_ledger::digest(record), open);
+        let digest = casemate_ledger::digest(record);
+        match decision.verdict {
+            Verdict::Hold(hold) => self.replay_hold(digest, &decision, invocation, hold),
+            Verdict::Deny(_) => self.holds.finish(&digest, &decision.approvals),
+            Verdict::Allow => {
+                self.holds.finish(&digest, &decision.approvals);
+                let grant = invocation.grant.map(|grant| grant.id).unwrap_or_default();
+                let line = self.line_ids(&grant);
+                let (budgets, time_ms) = (decision.budgets, decision.time_ms);
+                let open = Open { index, line, budgets, time_ms, place: Place::default() };
+                self.reserve(&invocation.sandbox, &invocation.tool, decision.label, &open);
+                self.open.insert(digest, open);
+            }
+        }
         Ok(())
+    }
+
+    /// A call that waited is known again; what people are shown of it is not.
+    fn replay_hold(
+        &mut self,
+        digest: [u8; 32],
+        decision: &Decision,
+        invocation: Invocation,
+        hold: Hold,
+    ) {
+        let again = decision.supersedes.is_some_and(|id| self.holds.get(&id, 0).is_some());
+        let (Some(grant), Some(tool_digest)) = (invocation.grant, invocation.tool_digest) else {
+            return;
+        };
+        if again {
+            return;
+        }
+        let Invocation { sandbox, tool, .. } = invocation;
+        let (call, policy) = (hold.call, decision.policy);
+        let exact = Exact { sandbox, grant, tool_digest, call, policy };
+        let pending = Pending::new(exact, &tool, hold.needed, hold.expires_ms);
+        self.holds.insert(digest, pending, decision.time_ms);
+    }
+
+    /// Takes an approval again, if its approver is still listed.
+    fn replay_approval(&mut self, record: &[u8], persons: &Persons) {
+        let Ok(claimed) = peek::<Approval>(record) else { return };
+        let Some((person, key)) = persons.get(&claimed.approver) else { return };
+        let Ok(approval) = Approval::verify(record, key) else { return };
+        let statement = Statement {
+            hold: approval.hold,
+            approve: approval.approve,
+            person: person.clone(),
+            approval: approval.digest(),
+            expires_ms: approval.expires.0.saturating_mul(1000),
+        };
+        // It was taken when it was logged; a hold that is over has no use for it.
+        let _ = self.holds.take(statement, 0);
     }
 
     fn replay_outcome(&mut self, index: u64, outcome: &Outcome) {

@@ -1,9 +1,12 @@
 //! Controls through a whole gateway, with the limits that operators get.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
 mod harness;
 
-use casemate_gateway::{Command, Reply};
-use casemate_ledger::text;
+use casemate_attestation::UnixTime;
+use casemate_gateway::{Command, Reply, SigningKey, Waiting};
+use casemate_ledger::{Approval, Approvals, Clause, Decimal, Grant, Record, Threshold, text};
 use harness::scene::Scene;
 use harness::{House, code, grant};
 use serde_json::json;
@@ -72,4 +75,158 @@ async fn a_tool_server_that_fails_is_left_alone() {
     assert!((20_000..=36_000).contains(&wait), "{wait}");
     // Another tool of the same server is its own.
     assert_eq!(code(&port.call("fx.echo", json!({})).await.unwrap()), "none");
+}
+
+/// A house in which alice, bob and carol may approve; bob has two keys.
+fn approving() -> (House, Vec<(&'static str, SigningKey)>) {
+    let mut house = House::new();
+    let people = [("alice", "alice"), ("bob", "bob"), ("bob2", "bob"), ("carol", "carol")];
+    let mut keys = Vec::new();
+    for (name, person) in people {
+        let key = SigningKey::generate().unwrap();
+        let public = text::hex(key.public());
+        let table =
+            format!("[[approver]]\nname = \"{name}\"\nperson = \"{person}\"\nkey = \"{public}\"\n");
+        house.controls.push_str(&table);
+        keys.push((name, key));
+    }
+    (house, keys)
+}
+
+/// Payments by echo: above 10 one person, above 100 two; the task is alice's.
+fn payments() -> Grant {
+    let above = |amount: u64, approvals| Threshold {
+        pointer: "/amount".to_owned(),
+        above: Decimal(amount * 1_000_000),
+        approvals,
+    };
+    let thresholds = vec![above(10, Approvals::One), above(100, Approvals::Two)];
+    let clause = Clause { thresholds, ..Clause::of("fx.echo") };
+    Grant { tools: vec![clause], owner: Some("alice".to_owned()), ..grant(&["fx.echo"], 20) }
+}
+
+impl Scene {
+    async fn waiting(&self, count: usize) -> Vec<Waiting> {
+        loop {
+            let Reply::Approvals(calls) = self.admin(Command::ApprovalList).await else { panic!() };
+            if calls.len() >= count {
+                return calls;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Has one of `keys` answer, after `change` of what is signed.
+    async fn say(
+        &self,
+        keys: &[(&str, SigningKey)],
+        name: &str,
+        call: &Waiting,
+        change: impl FnOnce(&mut Approval),
+    ) -> Reply {
+        let key = &keys.iter().find(|(known, _)| *known == name).unwrap().1;
+        let display = call.display.as_deref().unwrap_or("nothing");
+        let mut approval = Approval {
+            hold: text::from_hex(&call.id).unwrap().try_into().unwrap(),
+            approve: true,
+            approver: name.to_owned(),
+            display: casemate_ledger::digest(display.as_bytes()),
+            expires: harness::now().plus_seconds(60),
+            reason: None,
+        };
+        change(&mut approval);
+        let signed = approval.sign(key.public(), |message| key.sign(message));
+        self.admin(Command::ApprovalAdd { approval: text::base64url(signed.bytes()) }).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_persons_approve_one_exact_call_once() {
+    let (house, keys) = approving();
+    let scene = Scene::in_house(house).await;
+    scene.add(payments()).await;
+    let mut port = scene.port().await;
+    let small = port.call("fx.echo", json!({"amount": "10"})).await.unwrap();
+    assert_eq!(code(&small), "none");
+    let large = json!({"amount": "250", "to": "x"});
+    let id = port.start("fx.echo", large.clone(), &|_| ()).await;
+    let call = scene.waiting(1).await.remove(0);
+    assert_eq!((call.needed, call.given), (2, 0));
+    assert!(call.display.as_ref().unwrap().contains("250"));
+    let refused = [
+        ("alice", scene.say(&keys, "alice", &call, |_| ()).await),
+        ("display", scene.say(&keys, "bob", &call, |one| one.display = [0; 32]).await),
+        ("expires", scene.say(&keys, "bob", &call, |one| one.expires = UnixTime(5)).await),
+        ("expires", scene.say(&keys, "bob", &call, |one| one.expires.0 += 3600).await),
+        ("hold", scene.say(&keys, "bob", &call, |one| one.hold = [0; 32]).await),
+        ("approver", scene.say(&keys, "bob", &call, |one| one.approver = "eve".into()).await),
+        ("kid", scene.say(&keys, "bob", &call, |one| one.approver = "carol".into()).await),
+    ];
+    for (word, reply) in refused {
+        let Reply::Refused(text) = reply else { panic!("{word}: {reply:?}") };
+        assert!(text.contains(word) || text.contains("owner"), "{word}: {text}");
+    }
+    assert!(matches!(scene.say(&keys, "bob", &call, |_| ()).await, Reply::Done(_)));
+    let Reply::Refused(text) = scene.say(&keys, "bob2", &call, |_| ()).await else { panic!() };
+    assert!(text.contains("bob"), "{text}");
+    assert!(matches!(scene.say(&keys, "carol", &call, |_| ()).await, Reply::Done(_)));
+    let result = port.answer(id).await.unwrap();
+    assert_eq!(code(&result), "none", "{result}");
+    // It is used up: the same call asks anew, and so does another.
+    port.start("fx.echo", large, &|_| ()).await;
+    port.start("fx.echo", json!({"amount": "251", "to": "x"}), &|_| ()).await;
+    let calls = scene.waiting(2).await;
+    assert!(calls.iter().all(|again| again.id != call.id && again.given == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_no_is_a_no_and_a_yes_outlives_a_restart() {
+    let (house, keys) = approving();
+    let scene = Scene::in_house(house).await;
+    scene.add(payments()).await;
+    let mut port = scene.port().await;
+    let id = port.start("fx.echo", json!({"amount": "20"}), &|_| ()).await;
+    let call = scene.waiting(1).await.remove(0);
+    scene.say(&keys, "bob", &call, |one| one.approve = false).await;
+    let denied = port.answer(id).await.unwrap();
+    assert_eq!(code(&denied), "approval_denied");
+    let again = port.call("fx.echo", json!({"amount": "20"})).await.unwrap();
+    assert_eq!(code(&again), "approval_denied");
+    // Asked before a restart, approved before it by one of two, and used after it.
+    port.start("fx.echo", json!({"amount": "300"}), &|_| ()).await;
+    let calls = scene.waiting(2).await;
+    let call = calls.into_iter().find(|call| call.needed == 2).unwrap();
+    assert!(matches!(scene.say(&keys, "bob", &call, |_| ()).await, Reply::Done(_)));
+    let (mut port, scene) = scene.restart(port).await;
+    let calls = scene.waiting(2).await;
+    let held = calls.into_iter().find(|one| one.id == call.id).unwrap();
+    assert_eq!((held.given, held.display.as_ref()), (1, None));
+    let blind = scene.say(&keys, "carol", &call, |_| ()).await;
+    assert!(matches!(blind, Reply::Refused(text) if text.contains("made again")));
+    // The same call, made again, waits for the same people.
+    let id = port.start("fx.echo", json!({"amount": "300"}), &|_| ()).await;
+    let shown = loop {
+        let calls = scene.waiting(2).await;
+        let held = calls.into_iter().find(|one| one.id == call.id).unwrap();
+        if held.display.is_some() {
+            break held;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    assert!(matches!(scene.say(&keys, "carol", &shown, |_| ()).await, Reply::Done(_)));
+    assert_eq!(code(&port.answer(id).await.unwrap()), "none");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_yes_does_not_pass_a_revoked_grant() {
+    let (house, keys) = approving();
+    let scene = Scene::in_house(house).await;
+    scene.add(payments()).await;
+    let mut port = scene.port().await;
+    let id = port.start("fx.echo", json!({"amount": "20"}), &|_| ()).await;
+    let call = scene.waiting(1).await.remove(0);
+    let grant = text::hex(&payments().id);
+    scene.admin(Command::GrantRevoke { id: grant, reason: "over".to_owned() }).await;
+    scene.say(&keys, "bob", &call, |_| ()).await;
+    assert_eq!(code(&port.answer(id).await.unwrap()), "grant_revoked");
 }

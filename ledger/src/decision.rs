@@ -8,7 +8,7 @@ use casemate_attestation::{Properties, Risk};
 use ciborium::Value;
 
 use crate::cgp::DenyCode;
-use crate::label::Label;
+use crate::label::{Approvals, Label};
 use crate::record::Record;
 use crate::values;
 
@@ -37,6 +37,10 @@ pub struct Decision {
     pub budgets: Vec<BudgetUse>,
     /// The gateway's clock in milliseconds since 1970.
     pub time_ms: u64,
+    /// SHA-256 of the decision that held the call until this one.
+    pub supersedes: Option<[u8; 32]>,
+    /// SHA-256 of each approval that this decision rests on.
+    pub approvals: Vec<[u8; 32]>,
 }
 
 /// Allowed, or denied with a code.
@@ -46,6 +50,20 @@ pub enum Verdict {
     Allow,
     /// The call does not run.
     Deny(DenyCode),
+    /// The call waits for people; another decision follows, or its time ends.
+    Hold(Hold),
+}
+
+/// What a held call waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// How many people must say yes.
+    pub needed: Approvals,
+    /// Until when they may, in milliseconds since 1970.
+    pub expires_ms: u64,
+    /// The gateway's keyed digest of tool and arguments, by which it knows the
+    /// call again.
+    pub call: [u8; 32],
 }
 
 /// A risk above the tool's own.
@@ -98,7 +116,14 @@ impl Record for Decision {
         let (verdict, code) = match self.verdict {
             Verdict::Allow => ("allow", None),
             Verdict::Deny(code) => ("deny", Some(code.name())),
+            Verdict::Hold(_) => ("hold", None),
         };
+        let hold = match self.verdict {
+            Verdict::Hold(hold) => Some(hold.to_value()),
+            _ => None,
+        };
+        let approvals: Vec<Value> =
+            self.approvals.iter().map(|digest| Value::Bytes(digest.to_vec())).collect();
         let boundary = Map::new()
             .set(1, values::properties(&self.boundary.required))
             .set(2, values::properties(&self.boundary.actual))
@@ -118,6 +143,9 @@ impl Record for Decision {
             .optional(11, self.raised.as_ref().map(RaisedRisk::to_value))
             .set(12, self.time_ms)
             .optional(13, (self.label != Label::Public).then(|| self.label.name()))
+            .optional(14, hold)
+            .optional(15, self.supersedes.map(|digest| Value::Bytes(digest.to_vec())))
+            .optional(16, (!approvals.is_empty()).then_some(Value::Array(approvals)))
             .encode()
     }
 
@@ -140,6 +168,8 @@ impl Record for Decision {
                 .map(BudgetUse::from_value)
                 .collect::<Result<_, _>>()?,
             time_ms: fields.uint(12)?,
+            supersedes: values::optional_array(&mut fields, 15)?,
+            approvals: read_approvals(&mut fields)?,
         };
         fields.end()?;
         Ok(decision)
@@ -155,7 +185,8 @@ impl Verdict {
             ("deny", Some(code)) => DenyCode::from_name(&code)
                 .map(Self::Deny)
                 .ok_or_else(|| fields.wrong(4, "a known denial code")),
-            _ => Err(fields.wrong(3, "allow without a code, or deny with one")),
+            ("hold", None) => Hold::read(fields).map(Self::Hold),
+            _ => Err(fields.wrong(3, "allow or hold without a code, or deny with one")),
         }
     }
 }
@@ -164,6 +195,37 @@ fn read_label(fields: &mut Fields) -> Result<Label, CborError> {
     match values::optional_name(fields, 13, "a label", Label::from_name)? {
         Some(Label::Public) => Err(fields.wrong(13, "no key for the label public")),
         label => Ok(label.unwrap_or_default()),
+    }
+}
+
+fn read_approvals(fields: &mut Fields) -> Result<Vec<[u8; 32]>, CborError> {
+    let items = values::optional_items(fields, 16, 4)?.into_iter();
+    items
+        .map(|item| item.into_bytes().ok().and_then(|bytes| bytes.try_into().ok()))
+        .collect::<Option<_>>()
+        .ok_or_else(|| fields.wrong(16, "digests of 32 bytes"))
+}
+
+impl Hold {
+    fn to_value(self) -> Value {
+        Map::new()
+            .set(1, self.needed.name())
+            .set(2, self.expires_ms)
+            .bytes(3, &self.call)
+            .into_value()
+    }
+
+    fn read(fields: &mut Fields) -> Result<Self, CborError> {
+        let mut inner = fields.map(14)?;
+        let needed = Approvals::from_name(&inner.text(1)?);
+        let needed = needed.filter(|needed| *needed != Approvals::None);
+        let hold = Self {
+            needed: needed.ok_or_else(|| inner.wrong(1, "one or two"))?,
+            expires_ms: inner.uint(2)?,
+            call: inner.array(3)?,
+        };
+        inner.end()?;
+        Ok(hold)
     }
 }
 
@@ -247,12 +309,18 @@ pub(crate) mod tests {
                 reserved: 1,
             }],
             time_ms: 1_790_000_000_123,
+            supersedes: None,
+            approvals: Vec::new(),
         }
     }
 
     #[test]
     fn decision_survives() {
         survives(decision());
+        let hold = Hold { needed: Approvals::Two, expires_ms: 7, call: [3; 32] };
+        survives(Decision { verdict: Verdict::Hold(hold), ..decision() });
+        let approvals = vec![[5; 32], [6; 32]];
+        survives(Decision { supersedes: Some([4; 32]), approvals, ..decision() });
         let raised = RaisedRisk { effective: Risk::High, reasons: vec!["amount".to_owned()] };
         survives(Decision { raised: Some(raised), label: Label::Restricted, ..decision() });
         survives(Decision { verdict: Verdict::Deny(DenyCode::GrantRevoked), ..decision() });

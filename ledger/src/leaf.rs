@@ -2,7 +2,9 @@
 
 use crate::record::{self, Record};
 use crate::text::hex;
-use crate::{Decision, Event, Grant, Invocation, Outcome, Revocation, RevocationTarget, Verdict};
+use crate::{
+    Approval, Decision, Event, Grant, Invocation, Outcome, Revocation, RevocationTarget, Verdict,
+};
 
 /// One leaf, its record still bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub enum LeafKind {
     Outcome,
     /// An event, signed by the gateway.
     Event,
+    /// A person's word on a call that waits, signed by that person.
+    Approval,
 }
 
 /// Why bytes are not a leaf.
@@ -45,12 +49,13 @@ pub const MAX_LEAF_BYTES: usize = 65_535;
 const VERSION: u8 = 1;
 
 impl LeafKind {
-    const CODES: [(u8, Self); 5] = [
+    const CODES: [(u8, Self); 6] = [
         (1, Self::Grant),
         (2, Self::Revocation),
         (3, Self::Decision),
         (4, Self::Outcome),
         (5, Self::Event),
+        (6, Self::Approval),
     ];
 
     fn code(self) -> u8 {
@@ -89,7 +94,7 @@ impl Leaf {
             return Err(error("version", "1", version.to_string()));
         }
         let kind = LeafKind::from_code(*code)
-            .ok_or_else(|| error("kind", "a known kind (1 to 5)", code.to_string()))?;
+            .ok_or_else(|| error("kind", "a known kind (1 to 6)", code.to_string()))?;
         Ok(Self { kind, record: record.to_vec() })
     }
 }
@@ -117,6 +122,10 @@ impl Leaf {
                 let reason = reason.unwrap_or_default();
                 format!("{}{reason}, {took} ms", outcome.status.name())
             }),
+            LeafKind::Approval => peek::<Approval>(&self.record).map(|approval| {
+                let word = if approval.approve { "yes" } else { "no" };
+                format!("{word} by {} to {}", approval.approver, hex(&approval.hold))
+            }),
             LeafKind::Event => peek::<Event>(&self.record).map(|event| {
                 let sandbox = event.sandbox.map(|sandbox| format!(" {sandbox}"));
                 let note = event.note.map(|note| format!(": {note}"));
@@ -134,6 +143,7 @@ fn describe_decision(decision: &Decision) -> String {
     let verdict = match decision.verdict {
         Verdict::Allow => "allow".to_owned(),
         Verdict::Deny(code) => format!("deny {}", code.name()),
+        Verdict::Hold(_) => "hold".to_owned(),
     };
     format!("{verdict} {call} by {}", decision.rules.join(", "))
 }

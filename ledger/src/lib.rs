@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod approval;
 pub mod args;
 mod attenuate;
 pub mod cgp;
@@ -43,11 +44,12 @@ pub mod tool;
 mod values;
 pub mod witness;
 
+pub use approval::{Approval, MAX_APPROVAL_SECONDS};
 pub use attenuate::AttenuationError;
 pub use clause::{Clause, MAX_AMOUNTS, Rate, Sum, Threshold};
 pub use constraint::Constraint;
 pub use decimal::{Decimal, DecimalError};
-pub use decision::{BoundaryCheck, BudgetUse, Decision, RaisedRisk, Verdict};
+pub use decision::{BoundaryCheck, BudgetUse, Decision, Hold, RaisedRisk, Verdict};
 pub use event::{Event, EventKind};
 pub use grant::{Budgets, Grant, MAX_CLAUSES, MAX_LIFETIME_SECONDS};
 pub use identity::{Identity, IdentityError};

@@ -2,6 +2,7 @@
 //! the time. The gates are in the order of [`decide`]; the first that fails
 //! decides, and what it says is what the sandbox and the log are told.
 
+mod approval;
 mod boundary;
 mod breaker;
 mod budget;
@@ -12,6 +13,7 @@ mod loops;
 mod rate;
 mod retry;
 
+pub(crate) use approval::{Exact, Holds, Pending, Standing, Statement, expired};
 pub(crate) use boundary::Raised;
 pub(crate) use breaker::{Breaker, Health};
 pub(crate) use held::{Held, User};
@@ -47,6 +49,8 @@ pub(crate) struct Call<'a> {
     pub(crate) arguments_length: u64,
     /// A keyed digest of tool and arguments: the same for calls that are the same.
     pub(crate) fingerprint: [u8; 32],
+    /// The same without leaving the volatile arguments out.
+    pub(crate) exact: [u8; 32],
 }
 
 /// What the gateway knows of a tool before it is called.
@@ -92,6 +96,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) loop_limits: &'a LoopLimits,
     /// The breaker of the tool.
     pub(crate) breaker: &'a Breaker,
+    /// What people said of this very call.
+    pub(crate) standing: &'a Standing,
 }
 
 /// A decision with all that its record needs.
@@ -111,6 +117,10 @@ pub(crate) struct Ruling {
     pub(crate) budgets: Vec<BudgetUse>,
     /// Whether the call came as far as the search for loops, and what that saw.
     pub(crate) loops: Option<Option<Finding>>,
+    /// How many people have to be asked, when that is all that is missing.
+    pub(crate) ask: Option<Approvals>,
+    /// The approvals that the verdict rests on.
+    pub(crate) approvals: Vec<[u8; 32]>,
 }
 
 /// Leave for one call.
@@ -147,6 +157,8 @@ pub(crate) fn decide(facts: &Facts<'_>, call: &Call<'_>, now: Now) -> Ruling {
         required: facts.grants.first().map(|held| held.grant.require.clone()).unwrap_or_default(),
         budgets: Vec::new(),
         loops: None,
+        ask: None,
+        approvals: Vec::new(),
     };
     ruling.verdict = judge(facts, call, now, &mut ruling);
     ruling.rules = match &ruling.verdict {
@@ -160,6 +172,16 @@ pub(crate) fn decide(facts: &Facts<'_>, call: &Call<'_>, now: Now) -> Ruling {
         ruling.budgets.iter_mut().for_each(|budget| budget.reserved = 0);
     }
     ruling
+}
+
+impl Ruling {
+    /// Turns it into a denial, whatever it was.
+    pub(crate) fn deny(&mut self, denial: Denial) {
+        self.rules = vec![denial.rule.clone()];
+        self.budgets.iter_mut().for_each(|budget| budget.reserved = 0);
+        self.approvals.clear();
+        self.verdict = Err(denial);
+    }
 }
 
 impl Permit {
@@ -199,7 +221,7 @@ fn judge(
     }
     line.iter().try_for_each(|fit| rate::check(fit, now))?;
     facts.breaker.check(now)?;
-    approved(&line, call)?;
+    approved(facts, &line, call, ruling)?;
     Ok(Permit {
         clauses: line.iter().map(|fit| fit.at).collect(),
         timeout_ms: allowance.timeout_ms,
@@ -232,15 +254,27 @@ fn assess(
     boundary::check(&ruling.required, call, "gate/boundary/clause")
 }
 
-/// Nobody has to be asked.
-fn approved(line: &[Fit<'_>], call: &Call<'_>) -> Result<(), Denial> {
+/// Nobody has to be asked, or those who were said yes.
+fn approved(
+    facts: &Facts<'_>,
+    line: &[Fit<'_>],
+    call: &Call<'_>,
+    ruling: &mut Ruling,
+) -> Result<(), Denial> {
     let needed = approvals(line, call)?;
-    if needed == Approvals::None {
-        return Ok(());
+    match facts.standing {
+        _ if needed == Approvals::None => Ok(()),
+        Standing::Approved(_, approvals) if approvals.len() >= needed.count() => {
+            ruling.approvals.clone_from(approvals);
+            Ok(())
+        }
+        standing => {
+            if matches!(standing, Standing::New | Standing::Waiting(_)) {
+                ruling.ask = Some(needed);
+            }
+            Err(approval::pending(standing, needed))
+        }
     }
-    let expected = format!("the approval of {} persons", needed.count());
-    Err(deny(DenyCode::ApprovalPending, "gate/approval", expected, "none")
-        .hint("the operator must be asked"))
 }
 
 /// How many people must approve the call.
@@ -436,6 +470,12 @@ impl Draft {
         self.0.retryable = true;
         self.0.retry_after_ms = Some(milliseconds);
         self.hint("wait, then call again")
+    }
+
+    fn retry_later(mut self, milliseconds: u64, hint: &str) -> Denial {
+        self.0.retryable = true;
+        self.0.retry_after_ms = Some(milliseconds);
+        self.hint(hint)
     }
 
     fn retry_soon(mut self, hint: &str) -> Denial {

@@ -86,6 +86,7 @@ fn facts<'a>(grants: &'a [&'a Held]) -> Facts<'a> {
         loops: &LOOPS,
         loop_limits: &LIMITS,
         breaker: &BREAKER,
+        standing: &Standing::New,
     }
 }
 
@@ -137,6 +138,7 @@ impl Case {
             arguments: &self.arguments,
             arguments_length: 2,
             fingerprint: [6; 32],
+            exact: [6; 32],
         };
         let line: Vec<&Held> = std::iter::once(&held).chain(&self.above).collect();
         let facts = Facts { seen: self.seen, ..facts(&line) };
@@ -181,6 +183,7 @@ fn a_grant_that_is_not_held_or_not_the_one_named_is_unknown() {
         arguments: &case.arguments,
         arguments_length: 2,
         fingerprint: [6; 32],
+        exact: [6; 32],
     };
     let held = Held::new(signed(grant()), 0);
     let other = Some(GrantRef { id: held.grant.id, digest: [0; 32] });
@@ -406,6 +409,7 @@ fn the_same_inputs_give_the_same_ruling() {
         arguments: &case.arguments,
         arguments_length: 2,
         fingerprint: [6; 32],
+        exact: [6; 32],
     };
     let line = [&held];
     assert_eq!(decide(&facts(&line), &call, case.now), decide(&facts(&line), &call, case.now));
@@ -425,6 +429,7 @@ fn loops_duplicates_and_breakers_deny_in_their_turn() {
         arguments: &case.arguments,
         arguments_length: 2,
         fingerprint: [6; 32],
+        exact: [6; 32],
     };
     let (limits, now) = (LoopLimits::default(), at(1));
     let repeated = |times: u32| {
@@ -454,4 +459,45 @@ fn loops_duplicates_and_breakers_deny_in_their_turn() {
     let warned = repeated(4);
     let ruling = decide(&Facts { loops: &warned, ..facts(&line) }, &call, now);
     assert_eq!(ruling.rules, ["grant/tools/0", "gate/loops/identical/5"]);
+}
+
+#[test]
+fn people_are_asked_last_and_their_answer_counts() {
+    let one = Clause { approvals: Approvals::One, ..Clause::of("time.now") };
+    let two = Clause { approvals: Approvals::Two, ..one.clone() };
+    let id = [7; 32];
+    let yes = |count: u8| Standing::Approved(id, (0..count).map(|of| [of; 32]).collect());
+    let table = [
+        (&one, Standing::New, Err(DenyCode::ApprovalPending), true),
+        (&one, Standing::Waiting(id), Err(DenyCode::ApprovalPending), true),
+        (&one, Standing::Full, Err(DenyCode::ApprovalPending), false),
+        (&one, Standing::Refused(id), Err(DenyCode::ApprovalDenied), false),
+        (&one, yes(1), Ok(1), false),
+        (&two, yes(1), Err(DenyCode::ApprovalPending), false),
+        (&two, yes(2), Ok(2), false),
+    ];
+    for (clause, standing, expected, asks) in table {
+        let held = Held::new(signed(Grant { tools: vec![clause.clone()], ..grant() }), 0);
+        let case = Case::default();
+        let call = Call {
+            caller: &case.caller,
+            grant: Some(GrantRef { id: held.grant.id, digest: held.digest }),
+            tool: case.name,
+            tool_digest: case.shown,
+            pinned: case.tool.as_ref(),
+            arguments: &case.arguments,
+            arguments_length: 2,
+            fingerprint: [6; 32],
+            exact: [6; 32],
+        };
+        let line = [&held];
+        let now = at(1);
+        let ruling = decide(&Facts { standing: &standing, ..facts(&line) }, &call, now);
+        let verdict = ruling.verdict.map(|_| ruling.approvals.len());
+        assert_eq!(verdict.map_err(|denial| denial.code), expected, "{standing:?}");
+        assert_eq!(ruling.ask.is_some(), asks, "{standing:?}");
+        // Whatever people say, the other gates hold.
+        let late = decide(&Facts { standing: &yes(2), ..facts(&line) }, &call, at(601));
+        assert_eq!(late.verdict.unwrap_err().code, DenyCode::GrantExpired);
+    }
 }

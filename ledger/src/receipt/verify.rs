@@ -49,6 +49,7 @@ fn subject(decision: &Decision, outcome: Option<&Outcome>) -> String {
 fn verdict(decision: &Decision) -> String {
     match decision.verdict {
         Verdict::Allow => format!("allowed by {}", decision.rules.join(", ")),
+        Verdict::Hold(hold) => format!("held for {} person(s)", hold.needed.count()),
         Verdict::Deny(code) => {
             format!("denied {} by {}", code.name(), decision.rules.join(", "))
         }

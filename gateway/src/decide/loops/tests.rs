@@ -37,6 +37,7 @@ impl Scene {
             arguments: &json!({}),
             arguments_length: 2,
             fingerprint: [call; 32],
+            exact: [call; 32],
         };
         act(&mut self.loops, &self.limits, &call, now(self.seconds))
     }

@@ -1,0 +1,137 @@
+//! `casemate approve`: see the calls that wait for people, and answer.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use casemate_attestation::UnixTime;
+use casemate_gateway::{Command, Reply, SigningKey, Waiting};
+use casemate_ledger::{Approval, Record};
+use clap::{Args, Subcommand};
+
+use crate::operator::Admin;
+use crate::{Answer, Refused, table};
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Makes an approver's key (approver.key, mode 0600) and prints its public half.
+    Keygen {
+        /// The folder for the key.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Lists the calls that wait.
+    List {
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Shows one call whole.
+    Show {
+        #[command(flatten)]
+        admin: Admin,
+        /// The call's id.
+        id: String,
+    },
+    /// Shows one call and says yes to it.
+    Yes(Word),
+    /// Shows one call and says no to it.
+    No(Word),
+}
+
+#[derive(Args)]
+pub(crate) struct Word {
+    #[command(flatten)]
+    admin: Admin,
+    /// The approver's key.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The approver's name, as the gateway's operator listed it.
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// Why; it goes into the log.
+    #[arg(long)]
+    reason: Option<String>,
+    /// The call's id.
+    id: String,
+}
+
+/// How long a yes may be used.
+const LIFETIME_SECONDS: u64 = 10 * 60;
+
+pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
+    match verb {
+        Verb::Keygen { out } => {
+            std::fs::create_dir_all(out)?;
+            let key = SigningKey::open(&out.join("approver.key"))?;
+            println!("key {}", hex::encode(key.public()));
+            Ok(Answer::Yes)
+        }
+        Verb::List { admin } => list(admin),
+        Verb::Show { admin, id } => {
+            show(&find(admin, id)?)?;
+            Ok(Answer::Yes)
+        }
+        Verb::Yes(word) => answer(word, true),
+        Verb::No(word) => answer(word, false),
+    }
+}
+
+fn list(admin: &Admin) -> anyhow::Result<Answer> {
+    let rows = waiting(admin)?.into_iter().map(|call| {
+        let answers = format!("{}/{}", call.given, call.needed);
+        vec![call.id, answers, call.tool, call.sandbox]
+    });
+    table::print(&["CALL", "YES", "TOOL", "SANDBOX"], rows);
+    Ok(Answer::Yes)
+}
+
+fn waiting(admin: &Admin) -> anyhow::Result<Vec<Waiting>> {
+    match admin.ask(&Command::ApprovalList)? {
+        Reply::Approvals(calls) => Ok(calls),
+        _ => bail!("the gateway answered something else than the calls that wait"),
+    }
+}
+
+fn find(admin: &Admin, id: &str) -> anyhow::Result<Waiting> {
+    let found = waiting(admin)?.into_iter().find(|call| call.id == id);
+    found.ok_or_else(|| Refused(format!("id: expected a call that waits, got {id}")).into())
+}
+
+/// Prints what there is to approve, and returns its exact bytes.
+fn show(call: &Waiting) -> anyhow::Result<&str> {
+    let Some(display) = &call.display else {
+        let text = "the gateway started again since; the call must be made again to be seen";
+        return Err(Refused(text.to_owned()).into());
+    };
+    let value: serde_json::Value = serde_json::from_str(display)?;
+    println!("{}", table::plain(&serde_json::to_string_pretty(&value)?));
+    Ok(display)
+}
+
+fn answer(word: &Word, approve: bool) -> anyhow::Result<Answer> {
+    let call = find(&word.admin, &word.id)?;
+    let display = show(&call)?;
+    let hold = hex::decode(&word.id)?.try_into().ok().context("id: expected 64 hex digits")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let key = open(&word.key)?;
+    let approval = Approval {
+        hold,
+        approve,
+        approver: word.name.clone(),
+        display: casemate_ledger::digest(display.as_bytes()),
+        expires: UnixTime(now + LIFETIME_SECONDS),
+        reason: word.reason.clone(),
+    };
+    let signed = approval.sign(key.public(), |message| key.sign(message));
+    let approval = URL_SAFE_NO_PAD.encode(signed.bytes());
+    word.admin.act(&Command::ApprovalAdd { approval })
+}
+
+fn open(key: &Path) -> anyhow::Result<SigningKey> {
+    if !key.exists() {
+        bail!("{}: no such key; `casemate approve keygen` makes one", key.display());
+    }
+    Ok(SigningKey::open(key)?)
+}
