@@ -108,6 +108,11 @@ impl Answer {
 pub(crate) struct Refused(pub(crate) String);
 
 fn main() -> ExitCode {
+    // The gateway starts this program again to confine a tool server.
+    let word = std::env::args().nth(1);
+    if let Some(code) = casemate_gateway::confine_if_asked(word.as_deref()) {
+        return code;
+    }
     let answer = match Cli::parse().verb {
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments),

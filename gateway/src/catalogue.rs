@@ -13,7 +13,7 @@ use casemate_attestation::Risk;
 use casemate_ledger::{Label, MAX_TOOL_BYTES, json, text, tool};
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, Upstream};
+use crate::config::{Config, ConfigError, Upstream};
 use crate::decide::PinnedTool;
 use crate::sync::locked;
 use crate::upstream::{Running, UpstreamError};
@@ -59,12 +59,12 @@ type Pins = BTreeMap<String, String>;
 
 impl Catalogue {
     /// Starts each upstream once, lists its tools, and pins them.
-    pub(crate) async fn open(upstreams: &[Upstream], pins: &Path) -> Result<Self, CatalogueError> {
+    pub(crate) async fn open(config: &Config, pins: &Path) -> Result<Self, CatalogueError> {
         let mut known = read_pins(pins)?;
         let before = known.clone();
         let mut tools = BTreeMap::new();
-        for (at, upstream) in upstreams.iter().enumerate() {
-            let running = Running::start(upstream).await?;
+        for (at, upstream) in config.upstreams.iter().enumerate() {
+            let running = Running::start(upstream, &config.confine_program, at).await?;
             for definition in running.tools(upstream).await? {
                 if let Some((name, tool)) = entry(at, upstream, definition, &mut known)? {
                     tools.insert(name, tool);

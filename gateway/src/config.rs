@@ -4,17 +4,16 @@
 //! unknown field is an error, relative paths start at the file's directory, and
 //! no field turns a check off.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use casemate_attestation::{Boundary, Properties, Property, Risk};
-use casemate_ledger::Label;
 use casemate_ledger::checkpoint::VerifierKey;
 use casemate_ledger::text;
 use serde::Deserialize;
 
 use crate::decide::LoopLimits;
+pub use crate::upstream::config::{Confine, Confinement, Tool, Upstream};
 
 /// What `gateway.toml` says.
 #[derive(Debug, Clone, Deserialize)]
@@ -54,6 +53,9 @@ pub struct Config {
     /// How much repetition is too much.
     #[serde(default)]
     pub loops: LoopLimits,
+    /// The program that confines tool servers: a `casemate` program. Default the running one.
+    #[serde(default = "default_confine_program")]
+    pub confine_program: PathBuf,
     /// Who may sign grants.
     #[serde(rename = "issuer")]
     pub issuers: Vec<Issuer>,
@@ -97,57 +99,6 @@ pub struct Approver {
     pub person: String,
     /// The Ed25519 public key, 64 hex digits.
     pub key: String,
-}
-
-/// An MCP server that runs as a child process and speaks over stdio.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// The first part of its tools' names: `time` in `time.get_current_time`.
-    pub name: String,
-    /// The program, by absolute path, and its arguments.
-    pub command: Vec<String>,
-    /// Its environment; nothing else is inherited.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// Milliseconds that one call may take. Default 30000, at most 600000.
-    #[serde(default = "default_timeout")]
-    pub timeout_ms: u64,
-    /// Bytes of one result. Default 262144, at most 2097152.
-    #[serde(default = "default_result")]
-    pub max_result_bytes: u64,
-    /// What is known of its tools. A tool that is not listed has high risk.
-    #[serde(default, rename = "tool")]
-    pub tools: Vec<Tool>,
-}
-
-/// What the operator knows of a tool.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tool {
-    /// The name that the upstream gives it.
-    pub name: String,
-    /// The harm that a call could do.
-    pub risk: Risk,
-    /// The digest (64 hex digits) of the definition that was approved. Without
-    /// it the definition that is seen first is pinned in `state_dir/pins.json`.
-    #[serde(default)]
-    pub definition: Option<String>,
-    /// Whether calling it twice is as calling it once. Default no.
-    #[serde(default)]
-    pub idempotent: bool,
-    /// Whether it only reads. Default no.
-    #[serde(default)]
-    pub read_only: bool,
-    /// What one call costs, in millionths of the operator's unit. Default 0.
-    #[serde(default)]
-    pub cost_micro: u64,
-    /// How far its results may travel. Default public.
-    #[serde(default)]
-    pub label: Label,
-    /// Top-level arguments that differ in calls that are the same: ids, times.
-    #[serde(default)]
-    pub volatile_arguments: Vec<String>,
 }
 
 /// A listening address.
@@ -217,6 +168,7 @@ impl Config {
         for path in paths.into_iter().chain(listen).chain(optional) {
             *path = base.join(&*path);
         }
+        self.upstreams.iter_mut().for_each(|upstream| upstream.rebase(base));
     }
 
     /// Checks what the types do not say.
@@ -252,7 +204,8 @@ impl Config {
         distinct("approver.key", self.approvers.iter().map(|approver| approver.key.as_str()))?;
         let names = self.upstreams.iter().map(|upstream| upstream.name.as_str());
         distinct("upstream.name", names)?;
-        self.upstreams.iter().try_for_each(Upstream::check)
+        let private = [self.state_dir.as_path(), self.admin_socket.as_path()];
+        self.upstreams.iter().try_for_each(|upstream| upstream.check(&private))
     }
 }
 
@@ -297,39 +250,6 @@ fn public_key(name: &'static str, key: &str) -> Result<[u8; 32], ConfigError> {
         .ok_or_else(|| field(name, "64 lower-case hex digits", key))
 }
 
-impl Upstream {
-    fn check(&self) -> Result<(), ConfigError> {
-        let is_name = |name: &str| {
-            (1..=64).contains(&name.len())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-        };
-        if !is_name(&self.name) {
-            return Err(field("upstream.name", "1 to 64 of A-Z a-z 0-9 _ -", &self.name));
-        }
-        let program = self.command.first().map_or("", String::as_str);
-        if !program.starts_with('/') {
-            return Err(field("upstream.command", "a program by absolute path", program));
-        }
-        within("upstream.timeout_ms", self.timeout_ms, 1, 600_000)?;
-        within("upstream.max_result_bytes", self.max_result_bytes, 1, 2 << 20)?;
-        for tool in &self.tools {
-            tool.definition_digest()?;
-        }
-        distinct("upstream.tool.name", self.tools.iter().map(|tool| tool.name.as_str()))
-    }
-}
-
-impl Tool {
-    /// The approved definition's digest.
-    pub(crate) fn definition_digest(&self) -> Result<Option<[u8; 32]>, ConfigError> {
-        let Some(hex) = &self.definition else { return Ok(None) };
-        let digest = text::from_hex(hex).and_then(|bytes| bytes.try_into().ok());
-        digest
-            .map(Some)
-            .ok_or_else(|| field("upstream.tool.definition", "64 lower-case hex digits", hex))
-    }
-}
-
 impl TryFrom<String> for Listen {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
@@ -343,18 +263,27 @@ impl TryFrom<String> for Listen {
     }
 }
 
-fn field(field: &'static str, expected: &'static str, actual: impl ToString) -> ConfigError {
+pub(crate) fn field(
+    field: &'static str,
+    expected: &'static str,
+    actual: impl ToString,
+) -> ConfigError {
     ConfigError::Field { field, expected, actual: actual.to_string() }
 }
 
-fn within(name: &'static str, value: u64, low: u64, high: u64) -> Result<(), ConfigError> {
+pub(crate) fn within(
+    name: &'static str,
+    value: u64,
+    low: u64,
+    high: u64,
+) -> Result<(), ConfigError> {
     if (low..=high).contains(&value) {
         return Ok(());
     }
     Err(field(name, "a value within the documented limits", value))
 }
 
-fn distinct<'a>(
+pub(crate) fn distinct<'a>(
     name: &'static str,
     names: impl Iterator<Item = &'a str>,
 ) -> Result<(), ConfigError> {
@@ -375,16 +304,12 @@ fn default_checkpoint() -> u64 {
     1_000
 }
 
+fn default_confine_program() -> PathBuf {
+    "/proc/self/exe".into()
+}
+
 fn default_connections() -> usize {
     256
-}
-
-fn default_timeout() -> u64 {
-    30_000
-}
-
-fn default_result() -> u64 {
-    256 * 1024
 }
 
 #[cfg(test)]

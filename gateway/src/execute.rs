@@ -107,7 +107,7 @@ async fn work(
         }
     };
     ran.upstream = Some(Upstream {
-        kind: "mcp-stdio".to_owned(),
+        kind: config.kind().to_owned(),
         name: config.name.clone(),
         executable: Some(running.executable()),
     });
@@ -158,7 +158,11 @@ async fn server(
             let changed = running.take_changed();
             (running, changed)
         }
-        None => (Arc::new(Running::start(config).await.map_err(failed)?), true),
+        None => {
+            let helper = &gateway.config.confine_program;
+            let running = Running::start(config, helper, tool.upstream).await.map_err(failed)?;
+            (Arc::new(running), true)
+        }
     };
     if look {
         let offered = running.tools(config).await.map_err(failed)?;

@@ -34,8 +34,11 @@ mod upstream;
 
 pub use admin::{AdminError, Client, Command, GrantSummary, LogEntry, Reply, StatusReport};
 pub use approve::Waiting;
+pub use casemate_confine::tool::main_if_asked as confine_if_asked;
 pub use catalogue::CatalogueError;
-pub use config::{Approver, Config, ConfigError, Issuer, Listen, Tool, Upstream};
+pub use config::{
+    Approver, Config, ConfigError, Confine, Confinement, Issuer, Listen, Tool, Upstream,
+};
 pub use decide::LoopLimits;
 pub use grant_file::{GrantFileError, grant_from_toml, sign_grant};
 pub use keys::{KeyError, SigningKey};

@@ -165,9 +165,9 @@ impl Gateway {
         let (journal, state) = open_log(&config, &directory, (&issuers, &persons))?;
         let fingerprints = Fingerprints::new(&SigningKey::open(&directory.join("record.key"))?);
         let pins = config.state_dir.join("pins.json");
-        let catalogue = Catalogue::open(&config.upstreams, &pins).await?;
         let records = config.state_dir.join("payloads");
         let payloads = Payloads::open(&records, &directory.join("payloads"))?;
+        let catalogue = Catalogue::open(&config, &pins).await?;
         let policy = policy_digest(&config, &issuers, &catalogue);
         let state = Mutex::new(state);
         let gateway = Arc::new(Self {
@@ -347,6 +347,7 @@ fn policy_digest(
                 "timeout_ms": pinned.timeout_ms,
                 "max_result_bytes": pinned.max_result_bytes,
                 "command": config.upstreams.get(tool.upstream).map(|upstream| &upstream.command),
+                "kind": config.upstreams.get(tool.upstream).map(|upstream| upstream.kind()),
             });
             (name, facts)
         })

@@ -114,6 +114,7 @@ key = "{key}"
 [[upstream]]
 name = "time"
 command = ["{python}", "-m", "mcp_server_time", "--local-timezone", "UTC"]
+confine = {{ read = ["{venv}"] }}
 
 [[upstream.tool]]
 name = "get_current_time"
@@ -128,6 +129,8 @@ risk = "low"
             identity_ca = stage.path("verifier/state/identity-ca.pem").display(),
             key = self.issuer_key,
             python = python.display(),
+            // The directory that the interpreter's packages are in.
+            venv = python.ancestors().nth(2).unwrap_or(python).display(),
         );
         let config = stage.write("gateway/gateway.toml", &config)?;
         stage.must(&["gateway", "init", "--config", text(&config)?])?;

@@ -5,9 +5,11 @@
 //! two sandboxes by one process: a server that remembers would leak.
 
 mod bounded;
+pub(crate) mod config;
+mod stdio;
 mod sys;
 
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,11 +20,10 @@ use rmcp::service::{
     ClientLifecycleMode, NotificationContext, RunningService, serve_client_with_lifecycle,
 };
 use rmcp::{ClientHandler, Peer, RoleClient};
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Map, Value};
-use tokio::process::{Child, Command};
 
-use crate::config::Upstream;
+use self::config::Upstream;
+use self::stdio::Group;
 
 /// A running tool server.
 pub(crate) struct Running {
@@ -32,10 +33,6 @@ pub(crate) struct Running {
     _service: RunningService<RoleClient, Handler>,
     _group: Group,
 }
-
-/// A server's process and all that it started in its process group, which end
-/// together.
-struct Group(Child);
 
 /// Why a tool server does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,24 +85,28 @@ pub(crate) const START_MS: u64 = 30_000;
 const MAX_TOOLS: usize = 256;
 /// The longest definition of one tool, and the slack around a result.
 const MAX_DEFINITION_BYTES: usize = 64 * 1024;
-/// The largest program that is hashed.
-const MAX_PROGRAM_BYTES: u64 = 512 << 20;
 
 impl Running {
-    /// Starts the server and agrees on a protocol version with it.
-    pub(crate) async fn start(config: &Upstream) -> Result<Self, UpstreamError> {
-        let starting = Self::start_slowly(config);
+    /// Starts the server in place `at` of the configuration and agrees on a
+    /// protocol version with it. `helper` confines it.
+    pub(crate) async fn start(
+        config: &Upstream,
+        helper: &Path,
+        at: usize,
+    ) -> Result<Self, UpstreamError> {
+        let starting = Self::start_slowly(config, helper, at);
         let limit = Duration::from_millis(START_MS);
         let slow = UpstreamError::Slow { name: config.name.clone(), limit_ms: START_MS };
         tokio::time::timeout(limit, starting).await.unwrap_or(Err(slow))
     }
 
-    async fn start_slowly(config: &Upstream) -> Result<Self, UpstreamError> {
-        let executable = program_digest(config).await?;
-        let mut group = Group(spawn(config)?);
-        let (Some(input), Some(output)) = (group.0.stdin.take(), group.0.stdout.take()) else {
-            return Err(program_error(config, "no pipes"));
-        };
+    async fn start_slowly(
+        config: &Upstream,
+        helper: &Path,
+        at: usize,
+    ) -> Result<Self, UpstreamError> {
+        let executable = stdio::program_digest(config).await?;
+        let (group, output, input) = Group::start(config, helper, at)?;
         let line_limit = usize::try_from(config.max_result_bytes).unwrap_or(usize::MAX);
         let limit = line_limit.saturating_mul(2).max(MAX_TOOLS * MAX_DEFINITION_BYTES / 4);
         let output = bounded::BoundedLines::new(output, limit);
@@ -117,7 +118,7 @@ impl Running {
         let handler = Handler(Arc::clone(&changed));
         let service = serve_client_with_lifecycle(handler, (output, input), lifecycle)
             .await
-            .map_err(|error| protocol(config, error))?;
+            .map_err(|error| protocol(config, format!("{error}; it said: {}", group.said())))?;
         Ok(Self {
             peer: service.peer().clone(),
             changed,
@@ -179,17 +180,6 @@ impl Running {
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        // The leader is not reaped before this, so that the number is still its own.
-        let leader = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(leader) = leader {
-            // An error says that none is left.
-            let _ = kill_process_group(leader, Signal::KILL);
-        }
-    }
-}
-
 /// Answers what a server asks its client: nothing is granted. Sampling is not
 /// a method here, elicitation is declined, there are no roots.
 struct Handler(Arc<AtomicBool>);
@@ -218,40 +208,6 @@ fn strict(
     match json::parse(&bytes, usize::MAX) {
         Ok(Value::Object(object)) => Ok(object),
         _ => Err(result(config, "expected an object".to_owned())),
-    }
-}
-
-fn spawn(config: &Upstream) -> Result<Child, UpstreamError> {
-    let mut words = config.command.iter();
-    let mut command = Command::new(words.next().map_or("", String::as_str));
-    command
-        .args(words)
-        .env_clear()
-        .envs(&config.env)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    sys::confine(&mut command);
-    command.spawn().map_err(|error| program_error(config, error))
-}
-
-async fn program_digest(config: &Upstream) -> Result<[u8; 32], UpstreamError> {
-    let program = config.command.first().map_or("", String::as_str);
-    let length = tokio::fs::metadata(program).await.map_err(|e| program_error(config, e))?.len();
-    if length > MAX_PROGRAM_BYTES {
-        return Err(program_error(config, "expected a program of at most 512 MiB"));
-    }
-    let bytes = tokio::fs::read(program).await.map_err(|e| program_error(config, e))?;
-    Ok(casemate_ledger::digest(&bytes))
-}
-
-fn program_error(config: &Upstream, reason: impl ToString) -> UpstreamError {
-    UpstreamError::Program {
-        name: config.name.clone(),
-        program: config.command.join(" "),
-        reason: reason.to_string(),
     }
 }
 

@@ -12,6 +12,7 @@
 
 pub mod scene;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use casemate_attestation::cose::KeyId;
 use casemate_attestation::identity::IDENTITY_EXTENSION_OID;
 use casemate_attestation::{Boundary, IdentityClaims, Property, Risk, UnixTime};
-use casemate_gateway::{Config, Error, Gateway, SigningKey, sign_grant};
+use casemate_gateway::{Config, ConfigError, Error, Gateway, SigningKey, sign_grant};
 use casemate_ledger::args::{self, Commitment};
 use casemate_ledger::cgp::{
     self, Hello, HelloReply, LeaseNotice, LineBuffer, Message, RpcError, ToolMeta, meta, method,
@@ -164,19 +165,25 @@ impl House {
 
     pub fn at(directory: &Path) -> Self {
         let directory = directory.to_owned();
-        let drift = directory.join("drift");
+        // What the confined fixture may write to.
+        let shared = ["drift", "marks"].map(|name| directory.join(name));
+        for file in &shared {
+            let options = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+            options.set_permissions(PermissionsExt::from_mode(0o666)).unwrap();
+        }
         let upstreams = format!(
             r#"
             [[upstream]]
             name = "fx"
             command = ["{}"]
-            env = {{ FIXTURE_DRIFT = "{}" }}
+            env = {{ FIXTURE_DRIFT = {:?} }}
+            confine = {{ write = {shared:?} }}
             timeout_ms = 5000
             max_result_bytes = 65536
             {}
             "#,
             fixture().display(),
-            drift.display(),
+            directory.join("drift"),
             [
                 "echo",
                 "slow",
@@ -188,7 +195,8 @@ impl House {
                 "crash",
                 "mark",
                 "shift",
-                "spawn"
+                "spawn",
+                "probe"
             ]
             .map(|name| format!(
                 "[[upstream.tool]]\nname = \"{name}\"\nrisk = \"low\"\nidempotent = true\n"
@@ -204,6 +212,10 @@ impl House {
     }
 
     pub fn config(&self) -> Config {
+        self.try_config().unwrap()
+    }
+
+    pub fn try_config(&self) -> Result<Config, ConfigError> {
         let text = format!(
             r#"
             listen = "unix:gateway.sock"
@@ -215,19 +227,21 @@ impl House {
             identity_ca_file = "identity-ca.pem"
             boundary = "same-host"
             lease_ms = 2000
+            confine_program = {:?}
             [[issuer]]
             name = "ops"
             key = "{}"
             {}
             {}
             "#,
+            example("confine"),
             text::hex(self.issuer.public()),
             self.controls,
             self.upstreams
         );
         let path = self.directory.join("gateway.toml");
         std::fs::write(&path, text).unwrap();
-        Config::load(&path).unwrap()
+        Config::load(&path)
     }
 
     pub async fn gateway(&self) -> Arc<Gateway> {
@@ -261,10 +275,15 @@ impl House {
     }
 }
 
-/// The path of the tests' tool server, which cargo builds beside them.
+/// The path of the tests' tool server.
 pub fn fixture() -> PathBuf {
+    example("fixture")
+}
+
+/// The path of an example, which cargo builds beside the tests.
+pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("examples/fixture")
+    test.parent().unwrap().parent().unwrap().join("examples").join(name)
 }
 
 pub fn now() -> UnixTime {

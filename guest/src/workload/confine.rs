@@ -7,18 +7,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use casemate_confine::filter::{self, Network};
+use casemate_confine::{StepError, privileges, step, sys};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
-use rustix::process::{Resource, Rlimit, setrlimit, setsid};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags, capability_is_in_bounding_set,
-    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
-};
+use rustix::process::{Resource, setsid};
+use rustix::thread::UnshareFlags;
 use zeroize::Zeroizing;
 
 use super::plan::{InheritedSecret, Plan};
-use super::{cgroup, filter, sys, view};
+use super::{cgroup, view};
 
 /// The helper's exit code when the workload could not be confined or started.
 pub const NOT_STARTED: u8 = 125;
@@ -28,13 +26,8 @@ const MAX_PLAN_BYTES: u64 = 2 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
     /// One step of the confinement failed.
-    #[error("{step}: {source}")]
-    Step {
-        /// The step.
-        step: &'static str,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// The plan on standard input is not one.
     #[error("plan: {0}")]
     Plan(String),
@@ -68,7 +61,7 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<core::convert::Infallible, ConfineError> {
     let plan = read_plan()?;
-    cgroup::enter().map_err(|source| ConfineError::Step { step: "enter the cgroup", source })?;
+    step("enter the cgroup", cgroup::enter())?;
     step("new name spaces", sys::new_name_spaces(NAME_SPACES))?;
     step("name the machine", rustix::system::sethostname(b"sandbox"))?;
     view::enter(&plan.root, plan.tmp_mib)?;
@@ -80,18 +73,10 @@ fn run() -> Result<core::convert::Infallible, ConfineError> {
     step("enter the working directory", rustix::process::chdir(&plan.cwd))?;
     let program = plan.argv.first().cloned().unwrap_or_default();
     drop(plan); // wipes the secrets' text
-    filter::apply().map_err(ConfineError::Filter)?;
+    filter::apply(Network::Local).map_err(ConfineError::Filter)?;
     let source = command.exec();
     drop(secrets);
     Err(ConfineError::Start { program, source })
-}
-
-/// `result`, with the name of the step that it belongs to.
-pub(super) fn step<T, E: Into<std::io::Error>>(
-    step: &'static str,
-    result: Result<T, E>,
-) -> Result<T, ConfineError> {
-    result.map_err(|error| ConfineError::Step { step, source: error.into() })
 }
 
 const NAME_SPACES: UnshareFlags = UnshareFlags::NEWNS
@@ -147,7 +132,7 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), rustix::io::Errno> 
 
 fn close_stdin() -> Result<(), ConfineError> {
     let null = step("open /dev/null", std::fs::File::open("/dev/null"))?;
-    step("close standard input", rustix::stdio::dup2_stdin(&null))
+    Ok(step("close standard input", rustix::stdio::dup2_stdin(&null))?)
 }
 
 fn limits(plan: &Plan) -> Result<(), ConfineError> {
@@ -161,32 +146,14 @@ fn limits(plan: &Plan) -> Result<(), ConfineError> {
         (Resource::Msgqueue, 64 * 1024),
         (Resource::Sigpending, 256),
     ];
-    limits.into_iter().try_for_each(|(resource, most)| {
-        let limit = Rlimit { current: Some(most), maximum: Some(most) };
-        step("set a resource limit", setrlimit(resource, limit))
-    })
+    Ok(privileges::limit(&limits)?)
 }
 
 fn drop_privileges(uid: u32, gid: u32) -> Result<(), ConfineError> {
     step("start a session", setsid())?;
-    for capability in CapabilitySet::all().iter() {
-        // A kernel with fewer capabilities answers EINVAL for the rest.
-        if capability_is_in_bounding_set(capability).unwrap_or(false) {
-            step("drop a capability", remove_capability_from_bounding_set(capability))?;
-        }
-    }
-    step("clear ambient capabilities", clear_ambient_capability_set())?;
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    step("drop the groups", set_thread_groups(&[]))?;
-    step("set the group", set_thread_res_gid(gid, gid, gid))?;
-    step("set the user", set_thread_res_uid(uid, uid, uid))?;
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    step("drop the capabilities", set_capabilities(None, none))?;
-    step("forbid new privileges", set_no_new_privs(true))
+    privileges::drop_bounding_set()?;
+    privileges::become_user(uid, gid)?;
+    Ok(privileges::drop_capabilities()?)
 }
 
 #[cfg(test)]

@@ -3,16 +3,15 @@
 
 mod cgroup;
 pub mod confine;
-mod filter;
 mod output;
 mod plan;
-mod sys;
 mod view;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
+use casemate_confine::sys;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use rustix::thread::UnshareFlags;
 use tokio::sync::oneshot;

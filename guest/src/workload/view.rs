@@ -5,12 +5,11 @@ use std::ffi::CString;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use casemate_confine::{StepError, step};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_move, mount_remount,
 };
 use rustix::process::{chdir, chroot};
-
-use super::confine::{ConfineError, step};
 
 /// The port's directory, in PID 1's view and in the workload's.
 pub const PORT_DIRECTORY: &str = "/run/casemate";
@@ -19,7 +18,7 @@ const LINKS: [(&str, &str); 4] = [("fd", ""), ("stdin", "/0"), ("stdout", "/1"),
 
 /// Makes `root` the file system of the calling process, which must have a
 /// mount name space and a PID name space of its own.
-pub(super) fn enter(root: &Path, tmp_mib: u32) -> Result<(), ConfineError> {
+pub(super) fn enter(root: &Path, tmp_mib: u32) -> Result<(), StepError> {
     step("make mounts private", mount_change("/", PRIVATE))?;
     for directory in ["proc", "dev", "tmp", "run/casemate"] {
         make_directory(&root.join(directory))?;
@@ -40,7 +39,7 @@ pub(super) fn enter(root: &Path, tmp_mib: u32) -> Result<(), ConfineError> {
     step("enter /", chdir("/"))
 }
 
-fn devices(dev: &Path) -> Result<(), ConfineError> {
+fn devices(dev: &Path) -> Result<(), StepError> {
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount_new("tmpfs", dev, flags, "mode=0755,size=64k,nr_inodes=32")?;
     for name in DEVICES {
@@ -54,16 +53,11 @@ fn devices(dev: &Path) -> Result<(), ConfineError> {
     step("close /dev", mount_remount(dev, flags | MountFlags::BIND | MountFlags::RDONLY, c""))
 }
 
-fn make_directory(path: &Path) -> Result<(), ConfineError> {
+fn make_directory(path: &Path) -> Result<(), StepError> {
     step("make a mount point", std::fs::create_dir_all(path))
 }
 
-fn mount_new(
-    fs: &str,
-    target: &Path,
-    flags: MountFlags,
-    options: &str,
-) -> Result<(), ConfineError> {
+fn mount_new(fs: &str, target: &Path, flags: MountFlags, options: &str) -> Result<(), StepError> {
     let options = CString::new(options).unwrap_or_default();
     step("mount", mount(fs, target, fs, flags, Some(options.as_c_str())))
 }

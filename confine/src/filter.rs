@@ -1,9 +1,9 @@
-//! The system calls that the workload may not make.
+//! The system calls that untrusted code may not make.
 //!
-//! The workload is any program, so this is a list of what is closed: whatever
+//! It is any program, so this is a list of what is closed: whatever
 //! reaches into other processes, changes mounts or name spaces, talks to
 //! another network family than unix, or opens a large and rarely needed part
-//! of the kernel. Most of it needs privileges that the workload lacks anyway;
+//! of the kernel. Most of it needs privileges that it lacks anyway;
 //! the filter is the second lock.
 
 use std::collections::BTreeMap;
@@ -13,20 +13,29 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
+/// The networks that sockets may be made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Unix sockets alone.
+    Local,
+    /// IPv4 and IPv6 too.
+    Internet,
+}
+
 /// Installs the filters on the calling thread, for good.
-pub(super) fn apply() -> Result<(), String> {
-    for program in programs().map_err(|error| error.to_string())? {
+pub fn apply(network: Network) -> Result<(), String> {
+    for program in programs(network).map_err(|error| error.to_string())? {
         seccompiler::apply_filter(&program).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
 
 /// The two filters: refused calls, and calls that look as if the kernel were older.
-fn programs() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+fn programs(network: Network) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     // clone3 takes its flags from memory, where a filter cannot look; libcs
     // fall back to clone when it is not there.
     let absent = [(libc::SYS_clone3, Vec::new())].into_iter().collect();
-    Ok([program(refused()?, libc::EPERM)?, program(absent, libc::ENOSYS)?])
+    Ok([program(refused(network)?, libc::EPERM)?, program(absent, libc::ENOSYS)?])
 }
 
 fn program(rules: Rules, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
@@ -36,7 +45,7 @@ fn program(rules: Rules, errno: i32) -> Result<BpfProgram, seccompiler::BackendE
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn refused() -> Result<Rules, seccompiler::BackendError> {
+fn refused(network: Network) -> Result<Rules, seccompiler::BackendError> {
     let mut rules = Rules::new();
     for call in REFUSED {
         rules.insert(*call, Vec::new());
@@ -46,7 +55,15 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
     for call in REFUSED_X32 {
         rules.insert(call | X32_BIT, Vec::new());
     }
-    rules.insert(libc::SYS_socket, vec![rule(0, Op::Ne, u64::from(AF_UNIX))?]);
+    let families: &[u64] = match network {
+        Network::Local => &[AF_UNIX],
+        Network::Internet => &[AF_UNIX, AF_INET, AF_INET6],
+    };
+    let other = families
+        .iter()
+        .map(|family| SeccompCondition::new(0, Length::Dword, Op::Ne, *family))
+        .collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_socket, vec![SeccompRule::new(other)?]);
     let name_spaces = NAME_SPACE_FLAGS
         .iter()
         .map(|flag| rule(0, Op::MaskedEq(*flag), *flag))
@@ -72,7 +89,9 @@ const REFUSED_X32: [i64; 7] = [
     539, // process_vm_readv
     540, // process_vm_writev
 ];
-const AF_UNIX: u16 = 1;
+const AF_UNIX: u64 = 1;
+const AF_INET: u64 = 2;
+const AF_INET6: u64 = 10;
 /// linux/sched.h: CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, TIME.
 const NAME_SPACE_FLAGS: [u64; 8] = [
     0x0002_0000,
@@ -152,14 +171,14 @@ mod tests {
 
     #[test]
     fn the_filters_compile_and_fit() {
-        for program in programs().unwrap() {
+        for program in programs(Network::Internet).unwrap() {
             assert!(!program.is_empty() && program.len() < 4096, "{}", program.len());
         }
     }
 
     #[test]
     fn nothing_is_opened_through_x32() {
-        let rules = refused().unwrap();
+        let rules = refused(Network::Local).unwrap();
         let native = rules.keys().filter(|call| *call & X32_BIT == 0);
         for call in native.chain(&[libc::SYS_clone3, 521, 528, 539, 540]) {
             let conditions = rules.get(&(call | X32_BIT)).map(Vec::len);
@@ -176,14 +195,22 @@ mod tests {
     fn a_filtered_thread_is_refused() {
         let outcome = std::thread::spawn(|| {
             rustix::thread::set_no_new_privs(true).unwrap();
-            apply().unwrap();
+            apply(Network::Internet).unwrap();
+            let allowed = std::net::UdpSocket::bind("127.0.0.1:0").is_ok();
+            let raw = rustix::net::socket(
+                rustix::net::AddressFamily::NETLINK,
+                rustix::net::SocketType::RAW,
+                None,
+            );
+            apply(Network::Local).unwrap();
             let network = std::net::UdpSocket::bind("127.0.0.1:0").map_err(|e| e.raw_os_error());
             let unix = std::os::unix::net::UnixStream::pair();
             let chroot = rustix::process::chroot("/").map_err(|e| e.raw_os_error());
-            (network.err(), unix.is_ok(), chroot.err())
+            (allowed, raw.is_err(), network.err(), unix.is_ok(), chroot.err())
         })
         .join()
         .unwrap();
-        assert_eq!(outcome, (Some(Some(libc::EPERM)), true, Some(libc::EPERM)));
+        let refused = Some(libc::EPERM);
+        assert_eq!(outcome, (true, true, Some(refused), true, refused));
     }
 }
