@@ -38,6 +38,10 @@ pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
     if let Some(anchor) = host.psp_anchor(&label) {
         print!("\n{anchor}");
     }
+    let label = format!("software model of NVIDIA devices on {}", host.config().name);
+    if let Some(anchor) = host.gpu_anchor(&label) {
+        print!("\n{anchor}");
+    }
     Ok(Answer::Yes)
 }
 

@@ -121,7 +121,7 @@ impl Session {
     ) -> Result<Attested, AttestError> {
         let challenge: ChallengeAnswer =
             self.http.post("/v1/challenge", &ChallengeRequest {}).await?;
-        let binding = Binding {
+        let mut binding = Binding {
             nonce: challenge.nonce,
             identity_key: *identity.public_key(),
             sealing_key: *identity.sealing_key(),
@@ -129,7 +129,7 @@ impl Session {
             epoch: identity.epoch,
             devices: None,
         };
-        let evidence = sources.collect(&binding.report_data()).await?;
+        let evidence = sources.collect(&mut binding).await?;
         let request = AttestRequest {
             nonce: binding.nonce,
             evidence: evidence.encode(),

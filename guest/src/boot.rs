@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::attest::{AttestError, Attested, Session};
 use crate::config::{self, Config, Receiver};
 use crate::console::say;
+use crate::evidence::devices::{self, Devices};
 use crate::evidence::{Psp, Sources};
 use crate::gateway::Machine;
 use crate::host::{Host, Launch};
@@ -82,6 +83,7 @@ async fn work(config: &Config, mux: &Guest, host: &Host) -> Result<Exit, Failure
         identity: Arc::clone(&identity),
         task: launch.sandbox_task.clone(),
         psp: launch.psp,
+        gpu: launch.gpu,
     };
     let (tools, keeper) = gateway::connect(machine, identity, attested, places).await?;
     step(host, "gateway", json!({"server": config.gateway.server_name})).await;
@@ -113,7 +115,8 @@ async fn attest(
     verifier: &mut Session,
 ) -> Result<Attested, Failure> {
     let psp = launch.psp.then(|| Psp(mux.clone()));
-    let mut sources = Sources::find(host.clone(), psp)?;
+    let devices = Devices::new(devices::BUS.as_ref(), launch.gpu.then(|| mux.clone()));
+    let mut sources = Sources::find(host.clone(), psp, devices)?;
     step(host, "evidence", json!({"sources": sources.names()})).await;
     let issuer = &config.verifier.identity_ca_pem;
     let task = &launch.sandbox_task;

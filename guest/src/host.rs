@@ -74,6 +74,9 @@ pub struct Launch {
     /// Whether the host offers the software model of the AMD PSP.
     #[serde(default)]
     pub psp: bool,
+    /// Whether the host offers model devices of NVIDIA's kind.
+    #[serde(default)]
+    pub gpu: bool,
 }
 
 /// One request to the host service.

@@ -20,6 +20,9 @@ pub struct HostConfig {
     /// The software model of the AMD PSP, if it is offered to guests.
     #[serde(default)]
     pub psp_model: Option<PspModelConfig>,
+    /// The synthetic issuer of NVIDIA devices, if such are offered to guests.
+    #[serde(default)]
+    pub gpu_model: Option<GpuModelConfig>,
     /// Our own monitor.
     #[serde(default)]
     pub vmm: VmmConfig,
@@ -55,6 +58,28 @@ pub struct PspModelConfig {
     /// The product line whose formats it follows.
     #[serde(default)]
     pub product: ModelProduct,
+}
+
+/// The model devices of every machine, and the issuer's keys on disk.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuModelConfig {
+    /// The folder with the issuer's locally made root keys; made if absent.
+    pub folder: PathBuf,
+    /// What devices a machine has.
+    #[serde(default)]
+    pub devices: ModelDevices,
+}
+
+/// The sets of devices that the model can be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelDevices {
+    /// One Hopper GPU passed through alone.
+    #[default]
+    Gpu,
+    /// Eight Hopper GPUs and four NVSwitches in protected-PCIe mode.
+    Hgx,
 }
 
 /// The product lines that the model can follow.

@@ -13,11 +13,12 @@ use casemate_attestation::UnixTime;
 use casemate_attestation::boundary::{Boundary, Properties};
 use casemate_attestation::snp::Product;
 use casemate_image::Image;
+use casemate_model::gpu::{DeviceSpec, GpuMachine, GpuModel};
 use casemate_model::{PspConfig, PspModel};
 use tokio::sync::{Notify, RwLock, watch};
 
 use crate::backend::{self, CONSOLE, Chosen, Facts, Started, failed};
-use crate::config::{HostConfig, ModelProduct, PspModelConfig};
+use crate::config::{GpuModelConfig, HostConfig, ModelDevices, ModelProduct, PspModelConfig};
 use crate::key::{HostKey, KeyError};
 use crate::machine::{Exit, Machine, MachineSpec, Shared, State, Status};
 use crate::service::{Context, Psp, now};
@@ -31,6 +32,7 @@ pub struct Host {
     config: Arc<HostConfig>,
     key: Arc<HostKey>,
     psp: Option<Arc<PspModel>>,
+    gpu: Option<Arc<GpuMachine>>,
 }
 
 /// Why a host cannot be opened.
@@ -39,8 +41,8 @@ pub enum OpenError {
     /// There is no key to sign with.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The model of the PSP cannot be made or read.
-    #[error("model of the PSP: {0}")]
+    /// A model's keys cannot be made or read.
+    #[error("software model: {0}")]
     Model(#[from] casemate_model::ModelError),
 }
 
@@ -112,7 +114,14 @@ impl Host {
     pub fn open(config: HostConfig) -> Result<Self, OpenError> {
         let key = HostKey::open(&config.state)?;
         let psp = config.psp_model.as_ref().map(open_model).transpose()?.map(Arc::new);
-        Ok(Self { config: Arc::new(config), key: Arc::new(key), psp })
+        let gpu = config.gpu_model.as_ref().map(open_gpu).transpose()?.map(Arc::new);
+        Ok(Self { config: Arc::new(config), key: Arc::new(key), psp, gpu })
+    }
+
+    /// The `[[nvidia]]` entry that a verifier's operator adds to believe this
+    /// host's model devices as models; `None` where none are configured.
+    pub fn gpu_anchor(&self, label: &str) -> Option<String> {
+        self.gpu.as_ref().map(|machine| machine.model().anchor_toml(label))
     }
 
     /// The `[[amd]]` entry that a verifier's operator adds to believe this
@@ -188,6 +197,7 @@ impl Machine {
             key: Arc::clone(&host.key),
             services: host.config.services.clone(),
             psp,
+            gpu: host.gpu.clone(),
             shared: Arc::clone(&shared),
         };
         let supervisor = Supervisor {
@@ -216,6 +226,15 @@ fn open_model(config: &PspModelConfig) -> Result<PspModel, casemate_model::Model
         &config.folder,
         PspConfig { product, ..PspConfig::milan(MODEL_NOT_BEFORE) },
     )
+}
+
+fn open_gpu(config: &GpuModelConfig) -> Result<GpuMachine, casemate_model::ModelError> {
+    let model = GpuModel::load_or_create(&config.folder, MODEL_NOT_BEFORE)?;
+    let specs = match config.devices {
+        ModelDevices::Gpu => vec![DeviceSpec::gpu(0)],
+        ModelDevices::Hgx => DeviceSpec::hgx(),
+    };
+    GpuMachine::new(model, specs)
 }
 
 /// The model measures the bytes that QEMU is given, by the plain page list.

@@ -48,7 +48,8 @@ mod vmm;
 
 pub use backend::Backend;
 pub use config::{
-    Address, ConfigError, HostConfig, Limits, ModelProduct, PspModelConfig, Services, VmmConfig,
+    Address, ConfigError, GpuModelConfig, HostConfig, Limits, ModelDevices, ModelProduct,
+    PspModelConfig, Services, VmmConfig,
 };
 pub use doctor::{Class, Doctor, Fact, Gpu, doctor};
 pub use key::{HostKey, KeyError};

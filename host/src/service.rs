@@ -1,13 +1,15 @@
 //! What the guest may ask of the host over the wire: two relays, the host's
-//! own service, and the software model of the PSP where it is offered.
+//! own service, and the software models of PSP and GPUs where they are offered.
 //! Format: docs/formats/host-service.md. The guest is hostile here.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_attestation::UnixTime;
+use casemate_attestation::gpu::DeviceKind;
 use casemate_attestation::host_claim::HostClaim;
 use casemate_model::PspModel;
+use casemate_model::gpu::GpuMachine;
 use casemate_mux::{Incoming, Stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,6 +27,7 @@ pub(crate) struct Context {
     pub(crate) key: Arc<HostKey>,
     pub(crate) services: Services,
     pub(crate) psp: Option<Psp>,
+    pub(crate) gpu: Option<Arc<GpuMachine>>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -67,6 +70,7 @@ impl Context {
             ("verifier", self.services.verifier.is_some()),
             ("gateway", self.services.gateway.is_some()),
             ("psp", self.psp.is_some()),
+            ("gpu", self.gpu.is_some()),
         ];
         offers.into_iter().filter(|(_, offered)| *offered).map(|(name, _)| name).collect()
     }
@@ -83,6 +87,10 @@ impl Context {
             ("host", _) => self.answer(incoming).await,
             ("psp", _) => match &self.psp {
                 Some(psp) => report(psp, incoming).await,
+                None => incoming.refuse("not offered").await.map_err(Into::into),
+            },
+            ("gpu", _) => match &self.gpu {
+                Some(machine) => devices(machine, incoming).await,
                 None => incoming.refuse("not offered").await.map_err(Into::into),
             },
             _ => incoming.refuse("not offered").await.map_err(Into::into),
@@ -122,6 +130,7 @@ impl Context {
             "epoch": status.epoch,
             "time_unix": now().0,
             "psp": self.psp.is_some(),
+            "gpu": self.gpu.is_some(),
         });
         format!("{parameters}\n").into_bytes()
     }
@@ -162,6 +171,20 @@ async fn report(psp: &Psp, incoming: Incoming) -> Result<(), ServiceError> {
     read.map_err(|_| ServiceError::Timeout)??;
     let report = psp.model.report(&report_data, &psp.measurement)?;
     send(stream, &[block(&report), block(&psp.model.cert_table())].concat()).await
+}
+
+/// The model devices' evidence: one nonce for GPUs, one for switches.
+async fn devices(machine: &GpuMachine, incoming: Incoming) -> Result<(), ServiceError> {
+    let mut stream = incoming.accept().await?;
+    let (mut gpu, mut switch) = ([0; 32], [0; 32]);
+    let read = async {
+        stream.read_exact(&mut gpu).await?;
+        stream.read_exact(&mut switch).await
+    };
+    timeout(PATIENCE, read).await.map_err(|_| ServiceError::Timeout)??;
+    let nonce = |kind| if kind == DeviceKind::Gpu { gpu } else { switch };
+    let evidence = machine.evidence(nonce, now())?;
+    send(stream, &block(&evidence.encode())).await
 }
 
 async fn send(mut stream: Stream, answer: &[u8]) -> Result<(), ServiceError> {

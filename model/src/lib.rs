@@ -10,6 +10,7 @@
 
 pub mod azure;
 pub mod der;
+mod files;
 pub mod gpu;
 mod psp;
 pub mod tdx;

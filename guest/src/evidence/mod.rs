@@ -1,11 +1,14 @@
 //! Evidence: collected as bytes and forwarded, never judged here.
 
+pub mod devices;
 mod psp;
 pub mod tsm;
 
-use casemate_attestation::{Evidence, EvidenceItem, EvidenceKind};
+use casemate_attestation::gpu::devices_digest;
+use casemate_attestation::{Binding, Evidence, EvidenceItem, EvidenceKind};
 
 use crate::host::{Host, HostError};
+use devices::{Devices, DevicesError};
 pub use psp::Psp;
 use tsm::{Tsm, TsmError};
 
@@ -18,6 +21,9 @@ pub enum EvidenceError {
     /// The host did not answer.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The machine's devices cannot be listed or asked.
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
 }
 
 /// Something that states `report_data` together with facts about the machine.
@@ -38,26 +44,33 @@ pub struct Sources {
     tsm: Option<Tsm>,
     psp: Option<Psp>,
     host: Host,
+    devices: Devices,
 }
 
 impl Sources {
     /// Finds out what there is: the TEE's driver, else the model of the PSP if
     /// the host offers one, and always the host's claim.
-    pub fn find(host: Host, psp: Option<Psp>) -> Result<Self, EvidenceError> {
+    pub fn find(host: Host, psp: Option<Psp>, devices: Devices) -> Result<Self, EvidenceError> {
         let tsm = Tsm::open(tsm::ROOT.as_ref())?;
         let psp = if tsm.is_some() { None } else { psp };
-        Ok(Self { tsm, psp, host })
+        Ok(Self { tsm, psp, host, devices })
     }
 
     /// The names of the sources, for people.
     pub fn names(&self) -> Vec<&'static str> {
         let tsm = self.tsm.as_ref().map(Source::name);
         let psp = self.psp.as_ref().map(Source::name);
-        tsm.into_iter().chain(psp).chain([self.host.name()]).collect()
+        let devices = self.devices.name();
+        tsm.into_iter().chain(psp).chain([self.host.name()]).chain(devices).collect()
     }
 
-    /// Evidence of every source over the same `report_data`.
-    pub async fn collect(&mut self, report_data: &[u8; 64]) -> Result<Evidence, EvidenceError> {
+    /// Evidence of every source. The devices answer first: the digest of all
+    /// that they say goes into `binding`, and so into the report data that CPU
+    /// and host state (docs/formats/gpu-binding.md).
+    pub async fn collect(&mut self, binding: &mut Binding) -> Result<Evidence, EvidenceError> {
+        let devices = Evidence { items: self.devices.collect(binding).await? };
+        binding.devices = devices_digest(&devices);
+        let report_data = &binding.report_data();
         let mut items = Vec::new();
         if let Some(tsm) = &mut self.tsm {
             items.push(tsm.collect(report_data).await?);
@@ -65,6 +78,7 @@ impl Sources {
         if let Some(psp) = &mut self.psp {
             items.push(psp.collect(report_data).await?);
         }
+        items.extend(devices.items);
         items.push(self.host.collect(report_data).await?);
         Ok(Evidence { items })
     }

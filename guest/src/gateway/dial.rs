@@ -9,6 +9,7 @@ use tokio_rustls::client::TlsStream;
 use super::GatewayError;
 use crate::attest::{AttestError, Attested, Session};
 use crate::config;
+use crate::evidence::devices::{self, Devices};
 use crate::evidence::{Psp, Sources};
 use crate::host::Host;
 use crate::identity::Identity;
@@ -47,6 +48,8 @@ pub struct Machine {
     pub task: String,
     /// Whether the host offers a model of the PSP.
     pub psp: bool,
+    /// Whether the host offers model devices.
+    pub gpu: bool,
 }
 
 impl Dial for Machine {
@@ -60,7 +63,8 @@ impl Dial for Machine {
 
     async fn attest(&self) -> Result<Attested, AttestError> {
         let psp = self.psp.then(|| Psp(self.mux.clone()));
-        let mut sources = Sources::find(Host::new(self.mux.clone()), psp)?;
+        let devices = Devices::new(devices::BUS.as_ref(), self.gpu.then(|| self.mux.clone()));
+        let mut sources = Sources::find(Host::new(self.mux.clone()), psp, devices)?;
         let mut verifier = Session::connect(&self.mux, &self.verifier).await?;
         let issuer = &self.verifier.identity_ca_pem;
         verifier.attest(&self.identity, &mut sources, &self.task, issuer).await

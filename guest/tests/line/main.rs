@@ -19,6 +19,7 @@ use std::time::Duration;
 use casemate_guest::attest::{AttestError, Attested, Session};
 use casemate_guest::certificate::CertificateError;
 use casemate_guest::config::{self, Receiver, Secret};
+use casemate_guest::evidence::devices::Devices;
 use casemate_guest::evidence::{Psp, Sources};
 use casemate_guest::gateway::{GatewayError, Machine, Tools, connect};
 use casemate_guest::host::Host;
@@ -114,7 +115,8 @@ impl Line {
     async fn attest(&self) -> Result<(Session, Attested), AttestError> {
         let mut session = Session::connect(&self.mux, &self.config).await?;
         let host = Host::new(self.mux.clone());
-        let mut sources = Sources::find(host, Some(Psp(self.mux.clone()))).unwrap();
+        let devices = Devices::new("/absent".as_ref(), None);
+        let mut sources = Sources::find(host, Some(Psp(self.mux.clone())), devices).unwrap();
         assert_eq!(sources.names().len(), 2);
         let issuer = &self.config.identity_ca_pem;
         let attested = session.attest(&self.identity, &mut sources, "task", issuer).await?;
@@ -137,6 +139,7 @@ impl Line {
             identity: Arc::clone(&self.identity),
             task: "task".to_owned(),
             psp: true,
+            gpu: false,
         }
     }
 }

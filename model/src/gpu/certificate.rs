@@ -43,11 +43,24 @@ impl Key {
         let Ok(pkcs8) = EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new()) else {
             return Err(error);
         };
-        let load = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref());
-        match (load(algorithm), load(&ECDSA_P384_SHA384_ASN1_SIGNING)) {
+        Self::from_pkcs8(pkcs8.as_ref())
+    }
+
+    /// A key that was kept.
+    pub(super) fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, ModelError> {
+        let error = ModelError::Crypto { what: "reading a P-384 key" };
+        let load = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, pkcs8);
+        match (load(&ECDSA_P384_SHA384_FIXED_SIGNING), load(&ECDSA_P384_SHA384_ASN1_SIGNING)) {
             (Ok(fixed), Ok(asn1)) => Ok(Self { fixed, asn1 }),
             _ => Err(error),
         }
+    }
+
+    /// The private key as PKCS#8.
+    pub(super) fn to_pkcs8(&self) -> Result<Vec<u8>, ModelError> {
+        let document = self.fixed.to_pkcs8v1();
+        let document = document.map_err(|_| ModelError::Crypto { what: "writing a P-384 key" })?;
+        Ok(document.as_ref().to_vec())
     }
 
     /// The public key: an uncompressed point.
@@ -102,9 +115,8 @@ impl CertificateSpec<'_> {
 }
 
 impl Authority {
-    /// A self-signed root.
-    pub(super) fn root(name: &str, from: UnixTime) -> Result<Self, ModelError> {
-        let key = Key::generate()?;
+    /// A self-signed root of `key`.
+    pub(super) fn root(name: &str, key: Key, from: UnixTime) -> Result<Self, ModelError> {
         let spec = CertificateSpec {
             serial: vec![1],
             subject: name,

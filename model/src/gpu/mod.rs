@@ -5,9 +5,11 @@
 //! is hardware, and a verdict under these roots says so.
 
 mod certificate;
+mod machine;
 mod manifest;
 mod ocsp;
 mod report;
+mod store;
 
 use casemate_attestation::UnixTime;
 use casemate_attestation::anchors::NvidiaAnchor;
@@ -19,6 +21,7 @@ use casemate_attestation::x509::Certificate;
 use crate::{ModelError, der};
 use certificate::{Authority, CertificateSpec, Key, NEVER};
 
+pub use machine::GpuMachine;
 pub use ocsp::OcspStatus;
 
 /// The issuer: one root for devices, one for manifests, and what is under them.
@@ -117,10 +120,16 @@ impl DeviceSpec {
 impl GpuModel {
     /// Makes an issuer whose certificates are valid from `from` on.
     pub fn new(from: UnixTime) -> Result<Self, ModelError> {
-        let device_root = Authority::root("Model Device Identity CA", from)?;
+        Self::with_roots([Key::generate()?, Key::generate()?], from)
+    }
+
+    /// The same under these keys of the roots of devices and of manifests.
+    fn with_roots(keys: [Key; 2], from: UnixTime) -> Result<Self, ModelError> {
+        let [device_key, manifest_key] = keys;
+        let device_root = Authority::root("Model Device Identity CA", device_key, from)?;
         let identity = device_root.issue("Model GPU Identity", vec![2], from)?;
         let provisioner = identity.issue("Model Provisioner ICA 1", vec![3], from)?;
-        let manifest_root = Authority::root("Model Reference Value Root CA", from)?;
+        let manifest_root = Authority::root("Model Reference Value Root CA", manifest_key, from)?;
         let values = manifest_root.issue("Model Reference Value CA", vec![4], from)?;
         let signers = values.issue("Model Reference Value L3", vec![5], from)?;
         Ok(Self { device_root, identity, provisioner, manifest_root, values, signers, from })

@@ -1,10 +1,10 @@
 //! Keeping a model's keys and certificates in a directory.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use super::{PspConfig, PspModel, certificate, chip_id};
 use crate::ModelError;
+use crate::files::{io, read, write};
 
 const KEYS: [&str; 3] = ["ark.pkcs8", "ask.pkcs8", "vek.pkcs8"];
 const CERTIFICATES: [&str; 3] = ["ark.der", "ask.der", "vek.der"];
@@ -76,26 +76,7 @@ impl PspModel {
 }
 
 fn read_all(directory: &Path, names: [&str; 3]) -> Result<[Vec<u8>; 3], ModelError> {
-    let read = |name: &str| {
-        let path = directory.join(name);
-        std::fs::read(&path).map_err(|error| io(&path, error))
-    };
+    let read = |name: &str| read(&directory.join(name));
     let [a, b, c] = names;
     Ok([read(a)?, read(b)?, read(c)?])
-}
-
-/// Writes a file that only its owner can read, whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let part = path.with_extension("part");
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&part).map_err(|error| io(&part, error))?;
-    file.write_all(bytes).map_err(|error| io(&part, error))?;
-    file.sync_all().map_err(|error| io(&part, error))?;
-    std::fs::rename(&part, path).map_err(|error| io(path, error))
-}
-
-fn io(path: &Path, error: std::io::Error) -> ModelError {
-    ModelError::Io { path: path.to_owned(), error }
 }
