@@ -20,6 +20,7 @@ mod service;
 mod table;
 mod verifier;
 mod verify;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -71,6 +72,9 @@ enum Verb {
     /// What the gateway recorded.
     #[command(subcommand)]
     Log(log::Verb),
+    /// A witness of logs: cosigns heads that continue what it saw.
+    #[command(subcommand)]
+    Witness(witness::Verb),
     /// Judges evidence offline: SNP reports, TDX quotes, envelopes, bundles.
     Verify(verify::Arguments),
     /// Computes what a launch must measure to, and explains a digest that differs.
@@ -127,6 +131,7 @@ fn main() -> ExitCode {
         Verb::Grant(verb) => grant::run(&verb),
         Verb::Approve(verb) => approve::run(&verb),
         Verb::Log(verb) => log::run(&verb),
+        Verb::Witness(verb) => witness::run(&verb),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Measure(verb) => measure::run(&verb),
         Verb::Receipt(verb) => receipt::run(&verb),

@@ -14,6 +14,16 @@ pub(crate) fn run<T>(service: impl Future<Output = anyhow::Result<T>>) -> anyhow
     block_on(service)?
 }
 
+/// Waits for SIGTERM or SIGINT.
+pub(crate) async fn told_to_stop() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+    }
+}
+
 /// Waits for one answer.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -89,6 +89,11 @@ pub enum Command {
         /// The call's number, from 1.
         sequence: u64,
     },
+    /// The COSE receipt (RFC 9942) of a leaf, whatever it holds.
+    CoseReceipt {
+        /// The leaf's index.
+        leaf: u64,
+    },
     /// Delete the key of a task's payloads. What the log proves stays proved.
     PayloadsShred {
         /// The task.
@@ -155,6 +160,11 @@ pub struct StatusReport {
     pub log: String,
     /// The leaves on disk.
     pub leaves: u64,
+    /// The leaves under the last published head.
+    pub head: u64,
+    /// For how many seconds the log has grown without a quorum of witnesses; none
+    /// when no witnesses are configured.
+    pub witness_lag_s: Option<u64>,
     /// `ok`, or why the log stopped.
     pub log_state: String,
     /// The connections that are open.
@@ -309,6 +319,11 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
                 None => Err(format!("sequence: expected a call that was decided, got {sequence}")),
             }
         }
+        Command::CoseReceipt { leaf } => gateway
+            .journal
+            .cose_receipt(leaf)
+            .map(|receipt| Reply::Receipt(text::base64url(&receipt)))
+            .map_err(|error| error.to_string()),
         Command::PayloadsShred { task } => shred(gateway, task, by).await,
         Command::Log { from, count } => log(gateway, from, count).await,
     };
@@ -452,8 +467,13 @@ fn status(gateway: &Gateway) -> StatusReport {
         let word = if tool.pinned.drifted { "drifted" } else { "ok" };
         (name, word.to_owned())
     });
+    let head = gateway.journal.head().map(|(head, _)| head);
+    let now = gateway.clock.now().unix().0;
+    let lag = gateway.witnesses.as_ref().map(|witnesses| witnesses.lag(head.as_ref(), now));
     let state = locked(&gateway.state);
     StatusReport {
+        head: head.map_or(0, |head| head.size),
+        witness_lag_s: lag,
         public: gateway.public.clone(),
         log: gateway.config.log_origin.clone(),
         leaves: gateway.journal.size(),
@@ -485,7 +505,7 @@ async fn receipt(gateway: &Gateway, decision: u64) -> Result<Reply, String> {
         (state.outcomes.get(&decision).copied(), held.map(|held| held.index))
     };
     let indices: Vec<u64> = [Some(decision), outcome, grant].into_iter().flatten().collect();
-    let (checkpoint, proofs) = gateway.journal.prove(&indices).map_err(text)?;
+    let (checkpoint, proofs) = prove(gateway, &indices).map_err(text)?;
     let included = |index: Option<u64>| {
         let proof = proofs.iter().find(|proof| Some(proof.index) == index);
         proof.map(|Proof { index, leaf, hashes }| Included {
@@ -507,6 +527,15 @@ async fn receipt(gateway: &Gateway, decision: u64) -> Result<Reply, String> {
         bundle: bundle.map_err(|error| format!("attestation bundle: {error}"))?,
     };
     Ok(Reply::Receipt(casemate_ledger::text::base64url(&receipt.encode())))
+}
+
+/// Proofs under the last head that witnesses saw, if it covers all, or else the last one.
+fn prove(gateway: &Gateway, indices: &[u64]) -> Result<(String, Vec<Proof>), StoreError> {
+    let last = indices.iter().copied().max().unwrap_or(0);
+    match gateway.witnesses.as_ref().and_then(|witnesses| witnesses.covering(last)) {
+        Some(seen) => Ok((seen.note, gateway.journal.prove_under(&seen.head, indices)?)),
+        None => gateway.journal.prove(indices),
+    }
 }
 
 async fn log(gateway: &Gateway, from: u64, count: u64) -> Result<Reply, String> {

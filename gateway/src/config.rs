@@ -56,6 +56,9 @@ pub struct Config {
     /// The program that confines tool servers: a `casemate` program. Default the running one.
     #[serde(default = "default_confine_program")]
     pub confine_program: PathBuf,
+    /// A C2SP tlog-policy: witnesses with their URLs, and how many must cosign each head.
+    #[serde(default)]
+    pub witness_policy_file: Option<PathBuf>,
     /// Who may sign grants.
     #[serde(rename = "issuer")]
     pub issuers: Vec<Issuer>,
@@ -165,6 +168,7 @@ impl Config {
             Listen::Tcp(_) => None,
         };
         let optional = self.revoked_identities_file.as_mut();
+        let optional = optional.into_iter().chain(self.witness_policy_file.as_mut());
         for path in paths.into_iter().chain(listen).chain(optional) {
             *path = base.join(&*path);
         }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use casemate_ledger::checkpoint::Checkpoint;
+use casemate_ledger::merkle::Hash;
 use casemate_ledger::{Authentic, Leaf, LeafKind, Record};
 use casemate_ledger_store::{Log, Proof, StoreError};
 use tokio::sync::oneshot;
@@ -65,6 +67,40 @@ impl Journal {
     /// A checkpoint and proofs of the leaves at `indices`.
     pub(crate) fn prove(&self, indices: &[u64]) -> Result<(String, Vec<Proof>), StoreError> {
         self.log.prove(indices)
+    }
+
+    /// The head that was published last.
+    pub(crate) fn head(&self) -> Option<(Checkpoint, String)> {
+        self.log.head()
+    }
+
+    /// The hashes that prove that the log of `new` leaves continues that of `old`.
+    pub(crate) fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, StoreError> {
+        self.log.consistency(old, new)
+    }
+
+    /// Proofs of the leaves at `indices` under a head that was published before.
+    pub(crate) fn prove_under(
+        &self,
+        head: &Checkpoint,
+        indices: &[u64],
+    ) -> Result<Vec<Proof>, StoreError> {
+        self.log.prove_under(head, indices)
+    }
+
+    /// A COSE receipt of the leaf at `index`.
+    pub(crate) fn cose_receipt(&self, index: u64) -> Result<Vec<u8>, StoreError> {
+        self.log.cose_receipt(index)
+    }
+
+    /// Keeps a head that a quorum of witnesses cosigned.
+    pub(crate) fn keep_witnessed(&self, note: &str) -> Result<(), StoreError> {
+        self.log.keep_witnessed(note)
+    }
+
+    /// The note that was kept last.
+    pub(crate) fn witnessed(&self) -> Result<Option<String>, StoreError> {
+        self.log.witnessed()
     }
 
     /// The leaf at `index`.

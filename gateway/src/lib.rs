@@ -31,6 +31,7 @@ mod state;
 mod sync;
 mod tls;
 mod upstream;
+mod witnesses;
 
 pub use admin::{AdminError, Client, Command, GrantSummary, LogEntry, Reply, StatusReport};
 pub use approve::Waiting;

@@ -28,6 +28,7 @@ use crate::keys::{Fingerprints, KeyError, SigningKey, private_directory};
 use crate::state::{Persons, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
+use crate::witnesses::{self, Witnesses};
 use crate::{admin, session};
 
 /// A gateway that has recovered and is ready to serve.
@@ -43,6 +44,7 @@ pub struct Gateway {
     pub(crate) identity_ca: Certificate,
     pub(crate) policy: [u8; 32],
     pub(crate) public: Public,
+    pub(crate) witnesses: Option<Witnesses>,
     tls: Arc<ServerConfig>,
 }
 
@@ -101,6 +103,8 @@ pub enum Error {
     },
 }
 
+/// The operator's socket and the witnesses.
+const OWN_TASKS: usize = 2;
 const KEY_DIRECTORY: &str = "keys";
 const LOG_SEGMENT_BYTES: u64 = 64 << 20;
 /// How long running calls may take to end when the gateway stops.
@@ -169,6 +173,7 @@ impl Gateway {
         let payloads = Payloads::open(&records, &directory.join("payloads"))?;
         let catalogue = Catalogue::open(&config, &pins).await?;
         let policy = policy_digest(&config, &issuers, &catalogue);
+        let witnesses = Witnesses::open(&config, journal.witnessed()?, clock.now().unix().0)?;
         let state = Mutex::new(state);
         let gateway = Arc::new(Self {
             config,
@@ -182,6 +187,7 @@ impl Gateway {
             identity_ca,
             policy,
             public,
+            witnesses,
             tls,
         });
         gateway.recover().await?;
@@ -200,13 +206,14 @@ impl Gateway {
         let slots = Arc::new(Semaphore::new(self.config.connections));
         let mut tasks = JoinSet::new();
         tasks.spawn(admin::serve(Arc::clone(self), admin));
+        tasks.spawn(witnesses::run(Arc::clone(self)));
         tracing::info!(listen = ?self.config.listen, log = self.config.log_origin, "serving");
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
             let stream = tokio::select! {
                 () = turned_on(&mut stopped) => break,
                 stream = ports.accept() => stream,
-                _ = tasks.join_next(), if tasks.len() > 1 => continue,
+                _ = tasks.join_next(), if tasks.len() > OWN_TASKS => continue,
             };
             match stream {
                 Ok(stream) => {
@@ -225,7 +232,7 @@ impl Gateway {
         for session in locked(&self.state).sessions.values() {
             session.send_replace(true);
         }
-        let ended = async { while tasks.len() > 1 && tasks.join_next().await.is_some() {} };
+        let ended = async { while tasks.len() > OWN_TASKS && tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(STOP_GRACE, ended).await;
         let _ = remove_socket(&self.config.admin_socket);
         Ok(())

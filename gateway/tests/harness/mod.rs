@@ -153,6 +153,8 @@ pub struct House {
     pub upstreams: String,
     /// The limits of controls; wide, so that a test of something else meets none.
     pub controls: String,
+    /// More lines of the configuration.
+    pub settings: String,
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -208,7 +210,8 @@ impl House {
         let issuer = SigningKey::open(&directory.join("issuer.key")).unwrap();
         let controls =
             "[loops]\nidentical = [1000, 1010, 1020]\ncycle = [100, 110, 120]\n".to_owned();
-        Self { directory, authority, issuer, upstreams, controls, _temporary: None }
+        let settings = String::new();
+        Self { directory, authority, issuer, upstreams, controls, settings, _temporary: None }
     }
 
     pub fn config(&self) -> Config {
@@ -228,6 +231,7 @@ impl House {
             boundary = "same-host"
             lease_ms = 2000
             confine_program = {:?}
+            {}
             [[issuer]]
             name = "ops"
             key = "{}"
@@ -235,6 +239,7 @@ impl House {
             {}
             "#,
             example("confine"),
+            self.settings,
             text::hex(self.issuer.public()),
             self.controls,
             self.upstreams

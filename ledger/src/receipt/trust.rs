@@ -7,6 +7,7 @@ use casemate_attestation::{TrustAnchors, VerifyError};
 use serde::Deserialize;
 
 use crate::checkpoint::{CheckpointError, VerifierKey};
+use crate::quorum::{PolicyError, WitnessPolicy};
 use crate::text;
 
 /// The keys and anchors that a receipt is checked against. Docs: docs/formats/receipt.md.
@@ -26,6 +27,8 @@ pub struct TrustFile {
     pub policy_sha256: Option<[u8; 32]>,
     /// SHA-256 of the one set of reference values, likewise.
     pub reference_sha256: Option<[u8; 32]>,
+    /// Which witnesses must have cosigned the checkpoint.
+    pub witnesses: Option<WitnessPolicy>,
 }
 
 /// Why a trust file is not used.
@@ -37,6 +40,9 @@ pub enum TrustError {
     /// The log's key does not read.
     #[error("trust file, log: {0}")]
     Log(#[from] CheckpointError),
+    /// The witness policy does not read.
+    #[error("trust file, {0}")]
+    Witnesses(#[from] PolicyError),
     /// A key is not 64 hex digits.
     #[error("trust file, {field}: expected 64 lower-case hex digits")]
     Key {
@@ -66,6 +72,8 @@ struct Form {
     policy_sha256: Option<String>,
     /// SHA-256 of the reference values' text in hex.
     reference_sha256: Option<String>,
+    /// The text of a C2SP tlog-policy.
+    witness_policy: Option<String>,
     /// Who may sign grants.
     #[serde(default, rename = "issuer")]
     issuers: Vec<Issuer>,
@@ -103,6 +111,7 @@ impl TrustFile {
                 .map_err(|error| TrustError::Anchors(error.to_string()))?,
             policy_sha256: digest("policy_sha256", &form.policy_sha256)?,
             reference_sha256: digest("reference_sha256", &form.reference_sha256)?,
+            witnesses: form.witness_policy.as_deref().map(WitnessPolicy::parse).transpose()?,
         })
     }
 }

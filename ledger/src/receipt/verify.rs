@@ -5,6 +5,7 @@ use casemate_attestation::{Appraisal, Bundle, Hardware, UnixTime};
 
 use super::{Check, Included, Receipt, TrustFile, VerificationTree};
 use crate::checkpoint::Checkpoint;
+use crate::quorum::WitnessPolicy;
 use crate::record::{self, Authentic};
 use crate::{
     Decision, Grant, Identity, Invocation, Leaf, LeafKind, Outcome, Record, Verdict, merkle, text,
@@ -91,7 +92,18 @@ fn log_checks(receipt: &Receipt, trust: &TrustFile) -> Check {
             (None, _) => {}
         }
     }
+    checks.extend(trust.witnesses.as_ref().map(|policy| witnessed(policy, &receipt.checkpoint)));
     Check::group("log", "transparency log", checks)
+}
+
+/// Enough witnesses cosigned the checkpoint, by the trust file's policy.
+fn witnessed(policy: &WitnessPolicy, note: &str) -> Check {
+    const ID: &str = "log.witness";
+    const TITLE: &str = "checkpoint cosigned by a quorum of witnesses";
+    match policy.witnessed(note) {
+        Some(time) => Check::pass(ID, TITLE, format!("witnessed at {}", UnixTime(time))),
+        None => Check::fail(ID, TITLE, "the trust file's quorum", "fewer cosignatures"),
+    }
 }
 
 fn inclusion(id: &'static str, title: &str, included: &Included, head: &Checkpoint) -> Check {
@@ -489,9 +501,13 @@ fn scope_checks(trust: &TrustFile) -> Check {
         ("scope.payload", "arguments and result", "only their commitments are in the receipt"),
         ("scope.sequence", "no call is missing before this one", "needs the sandbox's other calls"),
         ("scope.revocation", "grant not revoked before this call", "needs the log up to here"),
-        ("scope.witness", "others see the same log", "no witness cosigned this checkpoint"),
     ];
-    let open = wanted.into_iter().chain(open);
+    let unwitnessed = trust.witnesses.is_none().then_some((
+        "scope.witness",
+        "others see the same log",
+        "the trust file names no witnesses",
+    ));
+    let open = wanted.into_iter().chain(open).chain(unwitnessed);
     let checks = open.map(|(id, title, why)| Check::not_checkable(id, title, why)).collect();
     Check::group("scope", "beyond one receipt", checks)
 }

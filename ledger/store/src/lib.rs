@@ -33,8 +33,10 @@ mod publish;
 mod published;
 mod tree;
 mod wal;
+mod witness;
 
 pub use error::StoreError;
 pub use log::{Log, Options, Proof};
 pub use payloads::{Payload, PayloadKind, Payloads, read_payloads};
 pub use published::Published;
+pub use witness::{Witness, WitnessError};

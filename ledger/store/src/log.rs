@@ -175,6 +175,42 @@ impl Log {
         Ok((note, proofs))
     }
 
+    /// The head that was published last.
+    pub fn head(&self) -> Option<(Checkpoint, String)> {
+        locked(&self.shared.publisher).last().cloned()
+    }
+
+    /// Proofs of the leaves at `indices` under `head`, which was published
+    /// before: for a head that witnesses cosigned.
+    pub fn prove_under(
+        &self,
+        head: &Checkpoint,
+        indices: &[u64],
+    ) -> Result<Vec<Proof>, StoreError> {
+        let tree = locked(&self.shared.tree);
+        indices.iter().map(|&index| prove_one(&tree, head, index)).collect()
+    }
+
+    /// A COSE receipt (RFC 9942) of the leaf at `index` under a published head.
+    pub fn cose_receipt(&self, index: u64) -> Result<Vec<u8>, StoreError> {
+        let (head, _) = self.shared.publish()?;
+        let proof = prove_one(&locked(&self.shared.tree), &head, index)?;
+        let publisher = locked(&self.shared.publisher);
+        publisher.cose_receipt(&head, &proof.hashes, index).ok_or_else(|| {
+            StoreError::corrupt(Path::new("tile"), "a proof that encodes", "another")
+        })
+    }
+
+    /// Keeps a head that a quorum of witnesses cosigned, for readers of the files.
+    pub fn keep_witnessed(&self, note: &str) -> Result<(), StoreError> {
+        locked(&self.shared.publisher).keep_witnessed(note)
+    }
+
+    /// The last head that was kept so.
+    pub fn witnessed(&self) -> Result<Option<String>, StoreError> {
+        locked(&self.shared.publisher).witnessed()
+    }
+
     /// The hashes that prove that the tree of `new` leaves continues that of `old`.
     pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, StoreError> {
         let tree = locked(&self.shared.tree);
@@ -306,7 +342,7 @@ fn check_length(
     }
 }
 
-fn lock_directory(directory: &Path) -> Result<File, StoreError> {
+pub(crate) fn lock_directory(directory: &Path) -> Result<File, StoreError> {
     let path = directory.join("lock");
     let file = File::create(&path).map_err(|error| StoreError::io("creating", &path, error))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use casemate_ledger::checkpoint::{Checkpoint, VerifierKey};
 use casemate_ledger::merkle::Hash;
+use casemate_ledger::proof;
 
 use crate::error::StoreError;
 use crate::files;
@@ -73,6 +74,31 @@ impl Publisher {
         Ok(note)
     }
 
+    /// A COSE receipt over the root of `head`, which this log published.
+    pub(crate) fn cose_receipt(
+        &self,
+        head: &Checkpoint,
+        hashes: &[Hash],
+        index: u64,
+    ) -> Option<Vec<u8>> {
+        proof::cose_receipt(head, index, hashes, &self.key, &self.sign)
+    }
+
+    /// Keeps `note`, a head of this log that witnesses cosigned.
+    pub(crate) fn keep_witnessed(&self, note: &str) -> Result<(), StoreError> {
+        let path = self.directory.join(WITNESSED);
+        Checkpoint::verify(note, &self.key)
+            .map_err(|error| StoreError::corrupt(&path, "a head of this log", error.to_string()))?;
+        files::write_whole(&path, note.as_bytes())?;
+        files::sync_directory(&self.directory)
+    }
+
+    /// The note that was kept last.
+    pub(crate) fn witnessed(&self) -> Result<Option<String>, StoreError> {
+        let bytes = files::read_if_there(&self.directory.join(WITNESSED))?;
+        Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
+    }
+
     /// The head on disk must be the last one signed here, and `snapshot` must
     /// not be behind it. The tree only grows, so it then continues that head.
     fn check_head(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
@@ -109,18 +135,26 @@ impl Publisher {
 }
 
 const CHECKPOINT: &str = "checkpoint";
+pub(crate) const WITNESSED: &str = "checkpoint.witnessed";
 
 pub(crate) fn read_checkpoint(
     directory: &Path,
     key: &VerifierKey,
 ) -> Result<Option<(Checkpoint, String)>, StoreError> {
-    let path = directory.join(CHECKPOINT);
-    let Some(bytes) = files::read_if_there(&path)? else { return Ok(None) };
+    read_note(&directory.join(CHECKPOINT), key)
+}
+
+/// The head of this log in the file at `path`, if there is one.
+pub(crate) fn read_note(
+    path: &Path,
+    key: &VerifierKey,
+) -> Result<Option<(Checkpoint, String)>, StoreError> {
+    let Some(bytes) = files::read_if_there(path)? else { return Ok(None) };
     let expected = || format!("a checkpoint signed by {key}");
     let note = String::from_utf8(bytes)
-        .map_err(|_| StoreError::corrupt(&path, expected(), "bytes that are not text"))?;
+        .map_err(|_| StoreError::corrupt(path, expected(), "bytes that are not text"))?;
     let checkpoint = Checkpoint::verify(&note, key)
-        .map_err(|error| StoreError::corrupt(&path, expected(), error.to_string()))?;
+        .map_err(|error| StoreError::corrupt(path, expected(), error.to_string()))?;
     Ok(Some((checkpoint, note)))
 }
 

@@ -11,7 +11,7 @@ use casemate_ledger::tile;
 use crate::error::StoreError;
 use crate::files;
 use crate::log::Proof;
-use crate::publish::read_checkpoint;
+use crate::publish::{WITNESSED, read_checkpoint, read_note};
 use crate::tree::fold;
 
 /// A published log; its checkpoint was signed by the key that was asked for.
@@ -31,6 +31,12 @@ impl Published {
             StoreError::corrupt(&directory.join("checkpoint"), "a checkpoint", "no such file")
         })?;
         Ok(Self { directory: directory.to_owned(), head, note })
+    }
+
+    /// The same log under the head that witnesses cosigned last, if one was kept.
+    pub fn open_witnessed(directory: &Path, key: &VerifierKey) -> Result<Option<Self>, StoreError> {
+        let found = read_note(&directory.join(WITNESSED), key)?;
+        Ok(found.map(|(head, note)| Self { directory: directory.to_owned(), head, note }))
     }
 
     /// The head.

@@ -1,5 +1,8 @@
 //! `casemate log`: what the gateway recorded, leaf by leaf.
 
+mod files;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -32,6 +35,55 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Serves a log's directory over HTTP (C2SP tlog-tiles), read only.
+    Serve {
+        /// The log (state_dir/log, or a copy).
+        #[arg(long, value_name = "DIR")]
+        log: PathBuf,
+        /// Where readers reach it.
+        #[arg(long, value_name = "ADDRESS")]
+        listen: SocketAddr,
+    },
+    /// Writes a leaf and the proof that it is in the log, from the log's files.
+    Prove {
+        /// The log (state_dir/log, or a copy).
+        #[arg(long, value_name = "DIR")]
+        log: PathBuf,
+        /// The log's key, a vkey.
+        #[arg(long, value_name = "VKEY")]
+        key: String,
+        /// The leaf's index.
+        #[arg(long)]
+        leaf: u64,
+        /// The files to write, with .tlog-proof and .leaf in place of its extension.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Writes the COSE receipt (RFC 9942) of a leaf.
+    CoseReceipt {
+        #[command(flatten)]
+        admin: Admin,
+        /// The leaf's index.
+        #[arg(long)]
+        leaf: u64,
+        /// The file to write.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Checks a .tlog-proof or a COSE receipt of a leaf, offline.
+    Check {
+        /// The proof.
+        proof: PathBuf,
+        /// The leaf.
+        #[arg(long, value_name = "FILE")]
+        leaf: PathBuf,
+        /// The log's key, a vkey.
+        #[arg(long, value_name = "VKEY")]
+        key: String,
+        /// Which witnesses must have cosigned: a C2SP tlog-policy.
+        #[arg(long, value_name = "FILE")]
+        witnesses: Option<PathBuf>,
+    },
     /// Deletes the key of a task's arguments and results. Proofs stay valid.
     Shred {
         #[command(flatten)]
@@ -63,6 +115,12 @@ pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
             println!("{}", serde_json::to_string_pretty(&status)?);
         }
         Verb::List { admin, from, count, json } => list(admin, *from, *count, *json)?,
+        Verb::Serve { log, listen } => return files::serve(log, *listen),
+        Verb::Prove { log, key, leaf, out } => return files::prove(log, key, *leaf, out),
+        Verb::CoseReceipt { admin, leaf, out } => return files::cose_receipt(admin, *leaf, out),
+        Verb::Check { proof, leaf, key, witnesses } => {
+            return files::check(proof, leaf, key, witnesses.as_deref());
+        }
         Verb::Shred { admin, task } => {
             return admin.act(&Command::PayloadsShred { task: task.clone() });
         }
