@@ -128,14 +128,9 @@ reasons! {
     Fmspc, "fmspc", "fmspc", "The TCB info is for another platform family.";
     PceId, "pceid", "pceid", "The TCB info is for another provisioning enclave.";
     TdxModule, "tdx-module", "tdx-module", "The TDX module is not one that the TCB info knows.";
-    TcbStatus, "tcb-status", "tcb-status", "The TCB status is not one that is known.";
     EventLog, "event-log", "event-log", "The event log does not replay to the measured registers.";
     // NVIDIA.
     GpuReport, "gpu-report", "gpu-report", "The SPDM report is not well-formed.";
-    GpuNonce, "gpu-nonce", "nonce", "The GPU report answers another challenge.";
-    GpuFwid, "gpu-fwid", "fwid", "The report's firmware id is not the certificate's.";
-    GpuRim, "gpu-rim", "rim", "A reference manifest is not well-formed or not signed.";
-    GpuMeasurement, "gpu-measurement", "measurement", "A measurement is not the reference manifest's.";
     // The host's claim.
     HostUnknown, "host-unknown", "host-unknown", "The host that signed is not enrolled.";
     HostClaim, "host-claim", "host-claim", "The host's claim is not well-formed or not signed by its key.";

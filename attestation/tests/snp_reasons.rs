@@ -3,6 +3,10 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+/// Reasons whose cases are in `model/tests/reasons.rs`, which reads the same list.
+#[path = "of_other_evidence/mod.rs"]
+mod of_other_evidence;
+
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
@@ -261,7 +265,7 @@ fn every_reason_is_caused() {
     }
     caused.insert(id_block());
     for reason in Reason::ALL {
-        let elsewhere = OF_OTHER_EVIDENCE.contains(reason);
+        let elsewhere = of_other_evidence::REASONS.contains(reason);
         assert!(elsewhere || caused.contains(reason), "{} has no case", reason.code());
     }
 }
@@ -271,38 +275,6 @@ fn id_block() -> Reason {
     let report = Report::parse(&bench().vcek.fields().encode()).unwrap();
     IdBlock::verify(&[0; 96], &[0; 4096], &report).unwrap_err().reason
 }
-
-/// Reasons whose cases are with the tests of TDX, Azure and the event log.
-const OF_OTHER_EVIDENCE: &[Reason] = &[
-    Reason::CollateralRollback, // a state's, beside it in src/seen.rs
-    Reason::Unsupported,
-    Reason::TrailingBytes,
-    Reason::HclBinding,
-    Reason::HclQuote,
-    Reason::TeeType,
-    Reason::BodyType,
-    Reason::QeVendor,
-    Reason::CertData,
-    Reason::QeBinding,
-    Reason::QeReportSignature,
-    Reason::QeIdentity,
-    Reason::PckCertificate,
-    Reason::CollateralMissing,
-    Reason::CollateralMalformed,
-    Reason::CollateralKind,
-    Reason::CollateralSignature,
-    Reason::CollateralStale,
-    Reason::Fmspc,
-    Reason::PceId,
-    Reason::TdxModule,
-    Reason::TcbStatus,
-    Reason::EventLog,
-    Reason::GpuReport,
-    Reason::GpuNonce,
-    Reason::GpuFwid,
-    Reason::GpuRim,
-    Reason::GpuMeasurement,
-];
 
 /// The base point of P-256: a key that is none of AMD's.
 const P256_POINT: [u8; 65] = [

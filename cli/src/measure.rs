@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use casemate_attestation::measure::MeasureError;
 use casemate_attestation::measure::ovmf::Ovmf;
 use casemate_attestation::measure::snp::{
-    KernelHashes, Launch, Search, Vcpu, Vmm, cpu_signature, explain, launch_digest,
+    Explanation, KernelHashes, Launch, Search, SvsmLaunch, Vcpu, Vmm, cpu_signature, explain,
+    explain_svsm, launch_digest, svsm_launch_digest,
 };
 use casemate_attestation::measure::tdx::{PageOrder, Tdvf};
 use casemate_image::Image;
@@ -51,7 +53,13 @@ pub(crate) struct Snp {
     /// The command line that goes with the kernel.
     #[arg(long, default_value = "", value_name = "TEXT")]
     cmdline: String,
-    /// The monitor: qemu, ec2 or gce.
+    /// The COCONUT SVSM image that QEMU starts above the firmware.
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    svsm: Option<PathBuf>,
+    /// The size of the firmware's variable store, which lies below it.
+    #[arg(long, default_value_t = 0, value_name = "BYTES", requires = "svsm")]
+    vars_bytes: u32,
+    /// The monitor: qemu, ec2, ec2-rdx0 (before 2026-04) or gce.
     #[arg(long, default_value = "qemu", value_name = "NAME")]
     vmm: String,
     /// CPU family, model and stepping, as in 25,1,1 for EPYC-Milan.
@@ -82,6 +90,9 @@ pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
 
 fn snp(arguments: &Snp) -> anyhow::Result<Answer> {
     let firmware = read(&arguments.firmware)?;
+    if let Some(svsm) = &arguments.svsm {
+        return snp_svsm(arguments, &firmware, &read(svsm)?);
+    }
     let launch = Launch {
         ovmf: Ovmf::parse(&firmware)?,
         ovmf_digest: None,
@@ -90,6 +101,29 @@ fn snp(arguments: &Snp) -> anyhow::Result<Answer> {
         vcpus: arguments.vcpus,
     };
     let digest = launch_digest(&launch)?;
+    let search = Search::default();
+    compare(arguments, digest, |observed| explain(&launch, observed, search))
+}
+
+fn snp_svsm(arguments: &Snp, firmware: &[u8], svsm: &[u8]) -> anyhow::Result<Answer> {
+    let launch = SvsmLaunch {
+        ovmf: Ovmf::parse(firmware)?,
+        vars_bytes: arguments.vars_bytes,
+        svsm: Ovmf::parse(svsm)?,
+        signature: vcpu(arguments)?.signature,
+        vcpus: arguments.vcpus,
+    };
+    let digest = svsm_launch_digest(&launch)?;
+    let search = Search::default();
+    compare(arguments, digest, |observed| explain_svsm(&launch, observed, search))
+}
+
+/// Prints the digest and, where another was observed, what `explain` makes of it.
+fn compare(
+    arguments: &Snp,
+    digest: [u8; 48],
+    explain: impl FnOnce(&[u8; 48]) -> Result<Explanation, MeasureError>,
+) -> anyhow::Result<Answer> {
     println!("{}", hex::encode(digest));
     let Some(observed) = &arguments.observed else { return Ok(Answer::Yes) };
     let observed = digest_of(observed)?;
@@ -97,7 +131,7 @@ fn snp(arguments: &Snp) -> anyhow::Result<Answer> {
         println!("the observed digest is this one");
         return Ok(Answer::Yes);
     }
-    let explanation = explain(&launch, &observed, Search::default())?;
+    let explanation = explain(&observed)?;
     println!("the observed digest is another one; {} launches tried", explanation.tried);
     explanation.differences.iter().for_each(|difference| println!("  {difference}"));
     Ok(Answer::No)
@@ -110,8 +144,9 @@ fn kernel(arguments: &Snp) -> anyhow::Result<Option<KernelHashes>> {
 }
 
 fn vcpu(arguments: &Snp) -> anyhow::Result<Vcpu> {
-    let vmm = Vmm::from_name(&arguments.vmm)
-        .with_context(|| format!("--vmm: expected qemu, ec2 or gce, got {:?}", arguments.vmm))?;
+    let vmm = Vmm::from_name(&arguments.vmm).with_context(|| {
+        format!("--vmm: expected qemu, ec2, ec2-rdx0 or gce, got {:?}", arguments.vmm)
+    })?;
     let numbers: Vec<u8> = arguments
         .cpu
         .split(',')

@@ -16,6 +16,7 @@ pub(super) fn appraise(
 ) {
     form(claims, policy, findings);
     guest(claims, policy, findings);
+    launch_demands(claims, policy, findings);
     platform(claims, policy, findings);
     tcb(claims, policy, findings);
     mitigations(claims, policy, findings);
@@ -37,11 +38,22 @@ fn form(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
     findings.checks.compare(
         "snp.vmpl",
         report.vmpl == policy.vmpl,
-        format!("VMPL {}", policy.vmpl),
-        format!("VMPL {}", report.vmpl),
+        layer(policy.vmpl),
+        layer(report.vmpl),
         "ask for the report from the layer that the policy names",
     );
     revocation(claims, policy, findings);
+}
+
+/// A report speaks for the layer that asked for it, and for no other.
+fn layer(vmpl: u32) -> String {
+    match vmpl {
+        0 => {
+            "VMPL 0 (the most privileged layer: firmware, SVSM, paravisor or a plain guest)".into()
+        }
+        u32::MAX => "the host (SNP_HV_REPORT_REQ)".into(),
+        vmpl => format!("VMPL {vmpl} (a layer under an SVSM or paravisor)"),
+    }
 }
 
 fn revocation(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
@@ -104,6 +116,64 @@ fn guest(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
         if guest.smt_allowed() { "SMT may be on" } else { "SMT is off" },
         "launch with guest policy bit 16 (SMT) clear on a host without SMT",
     );
+}
+
+/// What else the owner asked the firmware for (POLICY), where ours asks too.
+fn launch_demands(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+    let (guest, info) = (claims.report.guest_policy, claims.report.platform_info);
+    let rules = [
+        (
+            "snp.cxl",
+            !policy.allow_cxl,
+            !guest.cxl_allowed(),
+            "no memory behind CXL (POLICY bit 21 clear)",
+        ),
+        (
+            "snp.single-socket",
+            policy.require_single_socket,
+            guest.single_socket(),
+            "one socket only (POLICY bit 20)",
+        ),
+        (
+            "snp.aes-256-xts",
+            policy.require_aes_256_xts,
+            guest.aes_256_xts_required(),
+            "AES-256 XTS for memory (POLICY bit 22)",
+        ),
+        (
+            "snp.rapl",
+            policy.require_rapl_off,
+            guest.rapl_off_required() && info.rapl_off(),
+            "RAPL off (POLICY bit 23 and PLATFORM_INFO bit 3)",
+        ),
+        (
+            "snp.page-swap",
+            policy.require_page_swap_off,
+            guest.page_swap_disabled(),
+            "no swapping of pages (POLICY bit 25)",
+        ),
+    ];
+    let actual = format!("POLICY {:#x}, PLATFORM_INFO {:#x}", guest.0, info.0);
+    for (rule, asked, holds, expected) in rules {
+        if asked {
+            let hint = "launch with a guest policy that asks for it, on a host that has it";
+            findings.checks.compare(rule, holds, expected, &actual, hint);
+        } else {
+            findings.checks.not_asked(rule, &actual);
+        }
+    }
+    let abi = [guest.abi_major(), guest.abi_minor()];
+    let [major, minor] = abi;
+    match policy.min_abi {
+        None => findings.checks.not_asked("snp.abi", format!("{major}.{minor}")),
+        Some([floor_major, floor_minor]) => findings.checks.compare(
+            "snp.abi",
+            abi >= [floor_major, floor_minor],
+            format!("at least {floor_major}.{floor_minor}"),
+            format!("{major}.{minor}"),
+            "launch with a guest policy that names a later firmware ABI",
+        ),
+    }
 }
 
 fn platform(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {

@@ -292,11 +292,12 @@ pub(crate) fn verify_item(
     let vek = pick_vek(&report, veks)?;
     more_crls.extend(crls.iter().cloned());
     let prepared = PreparedVek::new(vek, &supplied, &more_crls, anchors, now)?;
+    let claims = prepared.check_report(report, &item.evidence)?;
     // The caller keeps lists of many issuers; the attester sends its own root's.
     for crl in &crls {
         prepared.check_crl(crl, now)?;
     }
-    prepared.check_report(report, &item.evidence)
+    Ok(claims)
 }
 
 fn is_vek(certificate: &Certificate) -> bool {

@@ -14,14 +14,11 @@ use casemate_attestation::{
     Policy, ReferenceValues, UnixTime, Verified, appraise, verify,
 };
 
-use super::{Line, file, folders, line, time};
+use super::{Line, file, files, folders, line, time};
 
 /// Runs every file in `dir`; collateral comes from the folder `tdx` beside `snp`.
 pub(super) fn run(dir: &Path) -> anyhow::Result<Vec<Line>> {
-    let mut names: Vec<String> = std::fs::read_dir(dir)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    names.sort();
+    let names = files(dir)?;
     let sets = dir.join("../../tdx/collateral");
     let case = |name: &str| match name.rsplit_once('.') {
         Some((_, "bin")) => bare(&file(dir, name)?),

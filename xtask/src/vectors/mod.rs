@@ -83,6 +83,19 @@ fn folders(dir: &Path) -> anyhow::Result<Vec<String>> {
     Ok(out)
 }
 
+/// The names of the files in `dir`, sorted.
+fn files(dir: &Path) -> anyhow::Result<Vec<String>> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let entry = entry?;
+        if entry.path().is_file() {
+            out.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
 /// Runs one case; an error says what does not agree.
 fn line(name: &str, case: impl FnOnce() -> anyhow::Result<String>) -> Line {
     Line { name: name.to_owned(), outcome: case().map_err(|error| format!("{error:#}")) }
@@ -103,6 +116,19 @@ fn optional_file(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
 fn json(folder: &Path, name: &str) -> anyhow::Result<Value> {
     serde_json::from_slice(&file(folder, name)?)
         .with_context(|| folder.join(name).display().to_string())
+}
+
+/// What a case says of itself: its own meta.json, else its entry in the index
+/// of its set.
+fn meta(case: &Path) -> anyhow::Result<Value> {
+    if case.join("meta.json").exists() {
+        return json(case, "meta.json");
+    }
+    let id = case.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let index = json(case.parent().unwrap_or(case), "cases.json")?;
+    let entry = |entry: &&Value| entry.get("id").and_then(Value::as_str) == Some(&id);
+    let entry = index.as_array().and_then(|cases| cases.iter().find(entry));
+    entry.cloned().with_context(|| format!("{id}: no meta.json, and not in cases.json"))
 }
 
 /// The text under `key`.

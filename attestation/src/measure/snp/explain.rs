@@ -1,9 +1,10 @@
 //! Why a digest differs: try the launches that are known and say which one
 //! it is.
 
-use super::firmware::before_vcpus;
-use super::vmsa::{BSP_EIP, Vcpu, Vmm, vmsa};
-use super::{Launch, cpu_signature};
+use super::firmware::{before_svsm_vcpus, before_vcpus};
+use super::vmsa::{BSP_EIP, Vcpu, Vmm, svsm_vmsa, vmsa};
+use super::{Launch, LaunchDigest, SvsmLaunch, cpu_signature};
+use crate::crypto::sha384;
 use crate::measure::MeasureError;
 
 /// How far [`explain`] looks.
@@ -30,6 +31,8 @@ pub struct Variant {
     pub vcpus: u32,
     /// Whether the kernel hashes were measured.
     pub kernel_hashes: bool,
+    /// With an SVSM: the size of the variable store between it and the firmware.
+    pub svsm_vars_bytes: Option<u32>,
 }
 
 /// What was found out about a digest.
@@ -55,9 +58,13 @@ const MODELS: [(&str, u8, u8, u8); 9] = [
     ("host Bergamo", 0x19, 0xa0, 2),
     ("host Turin", 0x1a, 0x02, 1),
 ];
-/// SEV_FEATURES that hosts are known to set: with and without DebugSwap,
-/// vTOM, restricted and alternate injection, SecureTSC.
-const FEATURES: [u64; 8] = [0x1, 0x21, 0x3, 0x9, 0x29, 0x11, 0x201, 0x221];
+/// SEV_FEATURES beside SNPActive that hosts are known to set (AMD APM volume 2,
+/// table B-4): vTOM, restricted and alternate injection, DebugSwap, SNPBTBIsolation,
+/// SecureTSC. Every combination is tried.
+const FEATURES: [u64; 6] = [0x2, 0x8, 0x10, 0x20, 0x80, 0x200];
+const SNP_ACTIVE: u64 = 1;
+/// Sizes of the variable store in builds of OVMF, in bytes.
+const VARS_BYTES: [u32; 4] = [0, 0x2_0000, 0x4_0000, 0x8_4000];
 
 /// Looks for launches of the same inputs that give `observed`.
 ///
@@ -75,20 +82,15 @@ pub fn explain(
         let Ok(prefix) = before_vcpus(&launch) else { continue };
         let reset_eip = launch.ovmf.reset_eip()?;
         for (cpu, vcpu) in vcpus(launch.vcpu) {
-            let mut digest = prefix;
-            digest.vmsa(&vmsa(&vcpu, BSP_EIP));
-            let other = vmsa(&vcpu, reset_eip);
-            for count in 1..=search.max_vcpus {
-                tried = tried.saturating_add(1);
-                if digest.finish() == *observed {
-                    matches.push(Variant {
-                        vcpu,
-                        cpu: cpu.clone(),
-                        vcpus: count,
-                        kernel_hashes: launch.kernel.is_some(),
-                    });
-                }
-                digest.vmsa(&other);
+            let pages = [vmsa(&vcpu, BSP_EIP), vmsa(&vcpu, reset_eip)];
+            for count in counts(prefix, &pages, observed, search, &mut tried) {
+                matches.push(Variant {
+                    vcpu,
+                    cpu: cpu.clone(),
+                    vcpus: count,
+                    kernel_hashes: launch.kernel.is_some(),
+                    svsm_vars_bytes: None,
+                });
             }
         }
     }
@@ -101,6 +103,82 @@ pub fn explain(
         ],
     };
     Ok(Explanation { matches, tried, differences })
+}
+
+/// Looks for launches of the same SVSM and firmware that give `observed`: other
+/// CPUs, another variable store, or the firmware without the SVSM.
+pub fn explain_svsm(
+    expected: &SvsmLaunch<'_>,
+    observed: &[u8; 48],
+    search: Search,
+) -> Result<Explanation, MeasureError> {
+    let vcpu = Vcpu { vmm: Vmm::Qemu, signature: expected.signature, features: SNP_ACTIVE };
+    let mut sizes = vec![expected.vars_bytes];
+    sizes.extend(VARS_BYTES.into_iter().filter(|size| *size != expected.vars_bytes));
+    let (mut matches, mut tried) = (Vec::new(), 0_usize);
+    for vars_bytes in sizes {
+        // A store that leaves no place for the SVSM is no candidate.
+        let launch = SvsmLaunch { vars_bytes, ..*expected };
+        let Ok((prefix, eip)) = before_svsm_vcpus(&launch) else { continue };
+        for (cpu, signature) in models(vcpu) {
+            let page = svsm_vmsa(signature, eip);
+            for count in counts(prefix, &[page, page], observed, search, &mut tried) {
+                matches.push(Variant {
+                    vcpu: Vcpu { signature, ..vcpu },
+                    cpu: cpu.clone(),
+                    vcpus: count,
+                    kernel_hashes: false,
+                    svsm_vars_bytes: Some(vars_bytes),
+                });
+            }
+        }
+    }
+    if let Some(found) = matches.first() {
+        let differences = svsm_differences(expected, found);
+        return Ok(Explanation { matches, tried, differences });
+    }
+    let plain = Launch {
+        ovmf: expected.ovmf,
+        ovmf_digest: None,
+        kernel: None,
+        vcpu,
+        vcpus: expected.vcpus,
+    };
+    let mut without = explain(&plain, observed, search)?;
+    without.tried = without.tried.saturating_add(tried);
+    if without.matches.is_empty() {
+        without.differences = vec![
+            "no known variant of these inputs gives the digest: the firmware or the SVSM is \
+             another one"
+                .to_owned(),
+        ];
+    } else {
+        without.differences.insert(0, "SVSM: expected one, launched without".to_owned());
+    }
+    Ok(without)
+}
+
+/// The numbers of virtual CPUs with which `prefix` becomes `observed`. Of
+/// `pages`, the first is the boot processor's, the second all others'.
+fn counts(
+    prefix: LaunchDigest,
+    pages: &[[u8; super::PAGE_BYTES]; 2],
+    observed: &[u8; 48],
+    search: Search,
+    tried: &mut usize,
+) -> Vec<u32> {
+    let [boot, other] = pages.map(|page| sha384(&page));
+    let mut digest = prefix;
+    digest.vmsa_digest(boot);
+    let mut found = Vec::new();
+    for count in 1..=search.max_vcpus {
+        *tried = tried.saturating_add(1);
+        if digest.finish() == *observed {
+            found.push(count);
+        }
+        digest.vmsa_digest(other);
+    }
+    found
 }
 
 /// The expected launch, with each monitor and with and without a kernel.
@@ -116,9 +194,9 @@ fn prefixes<'a>(expected: &Launch<'a>) -> Vec<Launch<'a>> {
     out
 }
 
-/// Each CPU model and feature set to try with the monitor of `base`.
-fn vcpus(base: Vcpu) -> Vec<(String, Vcpu)> {
-    let mut models: Vec<(String, u32)> = vec![(format!("{:#x}", base.signature), base.signature)];
+/// The CPU models to try with the monitor of `base`, that of `base` first.
+fn models(base: Vcpu) -> Vec<(String, u32)> {
+    let mut models = vec![(format!("{:#x}", base.signature), base.signature)];
     // Only QEMU's initial state depends on the model.
     if base.vmm == Vmm::Qemu {
         let known = MODELS.iter().map(|(name, family, model, stepping)| {
@@ -126,15 +204,42 @@ fn vcpus(base: Vcpu) -> Vec<(String, Vcpu)> {
         });
         models.extend(known.filter(|(_, signature)| *signature != base.signature));
     }
-    let mut features = vec![base.features];
-    features.extend(FEATURES.into_iter().filter(|known| *known != base.features));
     models
-        .into_iter()
-        .flat_map(|(name, signature)| {
-            features
-                .iter()
-                .map(|features| (name.clone(), Vcpu { signature, features: *features, ..base }))
-                .collect::<Vec<_>>()
+}
+
+/// The sets of features to try, that of `base` first.
+fn features(base: Vcpu) -> Vec<u64> {
+    let mut sets = vec![SNP_ACTIVE];
+    for feature in FEATURES {
+        let with: Vec<u64> = sets.iter().map(|set| set | feature).collect();
+        sets.extend(with);
+    }
+    sets.retain(|set| *set != base.features);
+    sets.insert(0, base.features);
+    sets
+}
+
+/// Each CPU model and feature set to try with the monitor of `base`.
+fn vcpus(base: Vcpu) -> Vec<(String, Vcpu)> {
+    let features = features(base);
+    let with = |(name, signature): (String, u32)| {
+        let vcpu = move |features: &u64| Vcpu { signature, features: *features, ..base };
+        features.iter().map(|set| (name.clone(), vcpu(set))).collect::<Vec<_>>()
+    };
+    models(base).into_iter().flat_map(with).collect()
+}
+
+fn svsm_differences(expected: &SvsmLaunch<'_>, found: &Variant) -> Vec<String> {
+    let vars = found.svsm_vars_bytes.unwrap_or_default();
+    let pairs = [
+        ("variable store", format!("{:#x}", expected.vars_bytes), format!("{vars:#x}")),
+        ("CPU model", format!("{:#x}", expected.signature), format!("{:#x}", found.vcpu.signature)),
+        ("virtual CPUs", expected.vcpus.to_string(), found.vcpus.to_string()),
+    ];
+    let differ = pairs.into_iter().filter(|(_, expected, actual)| expected != actual);
+    differ
+        .map(|(what, expected, actual)| {
+            format!("{what}: expected {expected}, launched with {actual}")
         })
         .collect()
 }

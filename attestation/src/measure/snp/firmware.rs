@@ -63,8 +63,7 @@ pub(super) fn before_vcpus(launch: &Launch<'_>) -> Result<LaunchDigest, MeasureE
     check_size(&sections)?;
     check_kernel(launch, &sections)?;
     // EC2 launches the CPUID pages after everything else.
-    let late =
-        |section: &Section| launch.vcpu.vmm == Vmm::Ec2 && section.kind == SectionKind::Cpuid;
+    let late = |section: &Section| launch.vcpu.vmm.is_ec2() && section.kind == SectionKind::Cpuid;
     for section in sections.iter().filter(|section| !late(section)) {
         add_section(&mut digest, launch, section)?;
     }
@@ -151,6 +150,19 @@ fn check_vcpus(vcpus: u32) -> Result<(), MeasureError> {
 /// The launch digest of an SVSM guest: firmware, SVSM, the SVSM's metadata, CPUs.
 pub fn svsm_launch_digest(launch: &SvsmLaunch<'_>) -> Result<[u8; 48], MeasureError> {
     check_vcpus(launch.vcpus)?;
+    let (mut digest, eip) = before_svsm_vcpus(launch)?;
+    let page = svsm_vmsa(launch.signature, eip);
+    for _ in 0..launch.vcpus {
+        digest.vmsa(&page);
+    }
+    Ok(digest.finish())
+}
+
+/// The digest of everything that is measured before the first virtual CPU, and
+/// where each of them starts.
+pub(super) fn before_svsm_vcpus(
+    launch: &SvsmLaunch<'_>,
+) -> Result<(LaunchDigest, u32), MeasureError> {
     let svsm_bytes = u64::try_from(launch.svsm.image().len()).unwrap_or(u64::MAX);
     let svsm_gpa = launch
         .ovmf
@@ -171,9 +183,5 @@ pub fn svsm_launch_digest(launch: &SvsmLaunch<'_>) -> Result<[u8; 48], MeasureEr
     for section in &sections {
         add_section(&mut digest, &plain, section)?;
     }
-    let page = svsm_vmsa(launch.signature, svsm_eip(svsm_gpa, launch.svsm.svsm_entry_offset()?)?);
-    for _ in 0..launch.vcpus {
-        digest.vmsa(&page);
-    }
-    Ok(digest.finish())
+    Ok((digest, svsm_eip(svsm_gpa, launch.svsm.svsm_entry_offset()?)?))
 }

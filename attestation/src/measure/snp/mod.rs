@@ -5,7 +5,7 @@ mod firmware;
 mod kernel;
 mod vmsa;
 
-pub use explain::{Explanation, Search, Variant, explain};
+pub use explain::{Explanation, Search, Variant, explain, explain_svsm};
 pub use firmware::{Launch, SvsmLaunch, launch_digest, svsm_launch_digest};
 pub use kernel::{KERNEL_HASHES_BYTES, KernelHashes};
 pub use vmsa::{BSP_EIP, Vcpu, Vmm, cpu_signature, svsm_vmsa, vmsa};
@@ -104,6 +104,11 @@ impl LaunchDigest {
     pub fn vmsa(&mut self, page: &[u8; PAGE_BYTES]) -> &mut Self {
         self.extend(PageType::Vmsa, VMSA_GPA, sha384(page));
         self
+    }
+
+    /// Adds a virtual CPU whose page has the SHA-384 digest `contents`.
+    fn vmsa_digest(&mut self, contents: [u8; 48]) {
+        self.extend(PageType::Vmsa, VMSA_GPA, contents);
     }
 
     /// The digest of everything that was added: MEASUREMENT in a report.

@@ -14,6 +14,8 @@ pub enum Vmm {
     Qemu,
     /// Amazon EC2.
     Ec2,
+    /// Amazon EC2 before 2026-04, which started CPUs with RDX 0.
+    Ec2Rdx0,
     /// Google Compute Engine.
     Gce,
 }
@@ -52,15 +54,21 @@ struct State {
 
 impl Vmm {
     /// Every monitor that is known.
-    pub const ALL: [Self; 3] = [Self::Qemu, Self::Ec2, Self::Gce];
+    pub const ALL: [Self; 4] = [Self::Qemu, Self::Ec2, Self::Ec2Rdx0, Self::Gce];
 
     /// The name in files and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",
             Self::Ec2 => "ec2",
+            Self::Ec2Rdx0 => "ec2-rdx0",
             Self::Gce => "gce",
         }
+    }
+
+    /// Whether the launch is EC2's, whatever its age.
+    pub(super) fn is_ec2(self) -> bool {
+        matches!(self, Self::Ec2 | Self::Ec2Rdx0)
     }
 
     /// The monitor called `name`.
@@ -78,7 +86,7 @@ pub fn cpu_signature(family: u8, model: u8, stepping: u8) -> u32 {
 
 /// The VMSA page of a CPU that starts at `eip`, in real mode.
 pub fn vmsa(vcpu: &Vcpu, eip: u32) -> [u8; PAGE_BYTES] {
-    let ec2 = vcpu.vmm == Vmm::Ec2;
+    let ec2 = vcpu.vmm.is_ec2();
     let cs_attributes = if ec2 && eip == BSP_EIP { 0x9a } else { 0x9b };
     page(&State {
         cs: (0xf000, cs_attributes, 0xffff, u64::from(eip & 0xffff_0000)),
@@ -90,6 +98,7 @@ pub fn vmsa(vcpu: &Vcpu, eip: u32) -> [u8; PAGE_BYTES] {
         rdx: match vcpu.vmm {
             Vmm::Qemu => u64::from(vcpu.signature),
             Vmm::Ec2 | Vmm::Gce => 0x600,
+            Vmm::Ec2Rdx0 => 0,
         },
         pat: if vcpu.vmm == Vmm::Gce { 0x0007_0106 } else { 0x0007_0406_0007_0406 },
         features: vcpu.features,
