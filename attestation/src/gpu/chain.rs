@@ -73,9 +73,6 @@ pub(crate) fn check<'r>(
         return Err(Finding::new(profile.wrong_length, "chain", expected, chain.len().to_string()));
     }
     let anchor = anchor(profile, chain, roots)?;
-    if let Some(leaf) = chain.first() {
-        leaf_may_sign(leaf).map_err(|error| because(profile.malformed, error))?;
-    }
     let mut links = Vec::new();
     for (below, pair) in chain.windows(2).enumerate() {
         let [certificate, issuer] = pair else { continue };
@@ -83,6 +80,9 @@ pub(crate) fn check<'r>(
         if below >= profile.shared_from {
             links.extend(link);
         }
+    }
+    if let Some(leaf) = chain.first() {
+        leaf_may_sign(leaf).map_err(|error| because(profile.malformed, error))?;
     }
     // Only now does the root vouch for all of them.
     if !links.is_empty() {

@@ -167,7 +167,11 @@ impl Facts {
         }
         let edition = if source == Source::Bios { "SWITCH" } else { "GPU" };
         let chip = self.chip.as_deref().unwrap_or("(not certified)");
-        if !chip.eq_ignore_ascii_case(&manifest.product) || manifest.edition != edition {
+        // Without any certificate there is no chip to compare: the chain's own
+        // fault says so.
+        let certified = self.ueid.is_some();
+        let other = !chip.eq_ignore_ascii_case(&manifest.product) || manifest.edition != edition;
+        if certified && other {
             let actual = format!("{} {}", manifest.edition, manifest.product);
             let expected = format!("{edition} {chip}");
             findings.push(Finding::new(Code::RimProduct, "product", expected, actual));

@@ -71,11 +71,13 @@ impl<'a> Report<'a> {
         let opaque = reader.slice("opaque data", usize::from(length)).map_err(truncated)?;
         let signed = bytes.get(..reader.position()).unwrap_or_default();
         let signature = reader.array("signature").map_err(truncated)?;
+        // Before what follows the signature: a wrong length of the opaque data
+        // shows in both, and is named by its cause.
+        let opaque = Opaque::parse(opaque)?;
         let trailing_zeros = reader.remaining();
         reader
             .zeros("after the signature", trailing_zeros)
             .map_err(|error| because(Code::TrailingData, error))?;
-        let opaque = Opaque::parse(opaque)?;
         Ok(Self { nonce, measurements, responder_nonce, opaque, signed, signature, trailing_zeros })
     }
 
@@ -246,6 +248,10 @@ mod tests {
             assert_eq!(code(&bytes), expected, "byte {at} = {byte:#x}");
         }
         assert_eq!(code(&[report([1, 2]), vec![0, 1]].concat()), Code::TrailingData);
+        // A wrong length of the opaque data is named, not what it leaves behind.
+        let mut bytes = [report([1, 2]), vec![9, 9]].concat();
+        bytes[187] = 1;
+        assert_eq!(code(&bytes), Code::OpaqueData);
     }
 
     #[test]

@@ -223,10 +223,13 @@ impl<'a> Parser<'a> {
 
     /// The XML declaration, which may only say what is the case anyway.
     fn declaration(&mut self) -> Result<(), XmlError> {
-        const SAME: [&str; 3] = [
+        const SAME: [&str; 6] = [
             r#"<?xml version="1.0" encoding="UTF-8"?>"#,
             r#"<?xml version="1.0" encoding="utf-8"?>"#,
             r#"<?xml version="1.0"?>"#,
+            "<?xml version='1.0' encoding='UTF-8'?>",
+            "<?xml version='1.0' encoding='utf-8'?>",
+            "<?xml version='1.0'?>",
         ];
         let eaten = SAME.iter().any(|declaration| self.eat(declaration));
         if !eaten && self.rest.starts_with("<?") {
@@ -490,6 +493,8 @@ mod tests {
         assert!(root.is("u:1", "a"));
         assert_eq!(root.attribute("u:2", "x"), Some("1 2"));
         assert_eq!(root.attribute("", "x"), Some("A&"));
+        let declared = format!("<?xml version='1.0' encoding='UTF-8'?>\n{text}");
+        assert!(Document::parse(&declared).is_ok());
         let (child, element) = document.children(0).next().unwrap();
         assert!(element.is("u:2", "b") && element.parent == Some(0));
         assert_eq!(document.text_of(child).as_deref(), Some(""));

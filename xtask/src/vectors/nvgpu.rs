@@ -435,3 +435,29 @@ fn time(text: &str) -> anyhow::Result<UnixTime> {
     UnixTime::from_generalized(&format!("{digits}Z"))
         .with_context(|| format!("time: expected YYYY-MM-DDTHH:MM:SSZ, got {text}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every case of the evidence vectors, where CASEMATE_VECTORS names their folder.
+    #[test]
+    fn every_case_agrees() {
+        let Some(dir) = std::env::var_os("CASEMATE_VECTORS").map(PathBuf::from) else {
+            println!("skipped: CASEMATE_VECTORS is not set");
+            return;
+        };
+        let lines = run(&dir.join("nvgpu")).unwrap();
+        let wrong: Vec<_> = lines
+            .iter()
+            .filter_map(|line| Some((&line.name, line.outcome.as_ref().err()?)))
+            .collect();
+        assert!(lines.len() > 100 && wrong.is_empty(), "{} cases, {wrong:#?}", lines.len());
+    }
+
+    #[test]
+    fn times_of_cases_are_read() {
+        assert_eq!(time("2025-10-24T12:00:00Z").unwrap(), UnixTime(1_761_307_200));
+        assert!(time("yesterday").is_err());
+    }
+}
