@@ -16,6 +16,7 @@
 mod approval;
 pub mod args;
 mod attenuate;
+pub mod audit;
 pub mod cgp;
 pub mod checkpoint;
 mod clause;

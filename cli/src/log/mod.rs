@@ -1,5 +1,6 @@
 //! `casemate log`: what the gateway recorded, leaf by leaf.
 
+mod audit;
 mod files;
 
 use std::net::SocketAddr;
@@ -84,6 +85,18 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "FILE")]
         witnesses: Option<PathBuf>,
     },
+    /// Checks a whole log offline: signatures, chains, outcomes, and each decision
+    /// again from its grant and call. What cannot be checked is said apart.
+    Audit {
+        /// A copy of the gateway's `log` and `certificates`, and of `payloads` if disclosed.
+        export: PathBuf,
+        /// Whom the auditor trusts (docs/formats/receipt.md).
+        #[arg(long, value_name = "FILE")]
+        trust: PathBuf,
+        /// The keys of the tasks whose payloads are disclosed.
+        #[arg(long, value_name = "DIR")]
+        payload_keys: Option<PathBuf>,
+    },
     /// Deletes the key of a task's arguments and results. Proofs stay valid.
     Shred {
         #[command(flatten)]
@@ -120,6 +133,9 @@ pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
         Verb::CoseReceipt { admin, leaf, out } => return files::cose_receipt(admin, *leaf, out),
         Verb::Check { proof, leaf, key, witnesses } => {
             return files::check(proof, leaf, key, witnesses.as_deref());
+        }
+        Verb::Audit { export, trust, payload_keys } => {
+            return audit::run(export, trust, payload_keys.as_deref());
         }
         Verb::Shred { admin, task } => {
             return admin.act(&Command::PayloadsShred { task: task.clone() });

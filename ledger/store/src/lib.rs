@@ -24,6 +24,7 @@ macro_rules! step {
 
 mod crc;
 mod error;
+mod export;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
 mod files;
@@ -36,6 +37,7 @@ mod wal;
 mod witness;
 
 pub use error::StoreError;
+pub use export::Export;
 pub use log::{Log, Options, Proof};
 pub use payloads::{Payload, PayloadKind, Payloads, read_payloads};
 pub use published::Published;

@@ -1,0 +1,79 @@
+//! A log with what lies beside it, as an auditor gets it: copies of the
+//! directories `log`, `certificates` and, where they are disclosed, `payloads`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use casemate_attestation::x509::MAX_CERTIFICATE_BYTES;
+use casemate_ledger::audit::{Auditor, Material, Report};
+use casemate_ledger::merkle::{Frontier, leaf_hash};
+use casemate_ledger::receipt::TrustFile;
+use casemate_ledger::text;
+
+use crate::error::StoreError;
+use crate::payloads::read_payloads;
+use crate::published::Published;
+
+/// An export, its payloads opened where their keys are there.
+pub struct Export {
+    directory: PathBuf,
+    payloads: BTreeMap<[u8; 32], Vec<u8>>,
+}
+
+impl Export {
+    /// Opens the export in `directory`. `keys` has the keys of tasks whose
+    /// payloads are disclosed; a task without one stays closed.
+    pub fn open(directory: &Path, keys: Option<&Path>) -> Result<Self, StoreError> {
+        let mut payloads = BTreeMap::new();
+        for key in keys.map(list).transpose()?.unwrap_or_default() {
+            let task = key.file_stem().unwrap_or_default();
+            let records = directory.join("payloads").join(task);
+            if key.extension().is_some_and(|kind| kind == "key") && records.is_file() {
+                let opened = read_payloads(&records, &key)?.into_iter();
+                payloads.extend(opened.map(|(known, payload)| (known.digest, payload.bytes)));
+            }
+        }
+        Ok(Self { directory: directory.to_owned(), payloads })
+    }
+
+    /// Walks every leaf under the export's signed head, whose root must come out.
+    pub fn audit(&self, trust: &TrustFile) -> Result<Report, StoreError> {
+        let directory = self.directory.join("log");
+        let log = Published::open(&directory, &trust.log)?;
+        let (mut tree, mut auditor) = (Frontier::default(), Auditor::new(trust, self));
+        for bundle in 0..log.head().size.div_ceil(casemate_ledger::tile::TILE_WIDTH) {
+            for leaf in log.bundle(bundle)? {
+                tree.push(leaf_hash(&leaf));
+                auditor.leaf(&leaf);
+            }
+        }
+        if tree.root() != log.head().root {
+            let entries = directory.join("tile/entries");
+            return Err(StoreError::corrupt(
+                &entries,
+                format!("the {} leaves of the signed head", log.head().size),
+                "leaves with another root",
+            ));
+        }
+        Ok(auditor.finish())
+    }
+}
+
+impl Material for Export {
+    fn certificate(&self, digest: &[u8; 32]) -> Option<Vec<u8>> {
+        let path = self.directory.join("certificates").join(text::hex(digest));
+        let size = std::fs::metadata(&path).ok()?.len();
+        let fits = usize::try_from(size).is_ok_and(|size| size <= MAX_CERTIFICATE_BYTES);
+        fits.then(|| std::fs::read(path).ok()).flatten()
+    }
+
+    fn payload(&self, commitment: &[u8; 32]) -> Option<Vec<u8>> {
+        self.payloads.get(commitment).cloned()
+    }
+}
+
+fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let io = |error| StoreError::io("listing", directory, error);
+    let entries = std::fs::read_dir(directory).map_err(io)?;
+    entries.map(|entry| Ok(entry.map_err(io)?.path())).collect()
+}
