@@ -9,7 +9,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 MUSL   := x86_64-unknown-linux-musl
 
-.PHONY: help demo test setup build lint deny unit backends instructions e2e clean
+.PHONY: help demo test setup setup-test build lint deny unit backends instructions e2e clean
 
 help:
 	@sed -n 's/^#  *make/  make/p' $(MAKEFILE_LIST)
@@ -17,11 +17,14 @@ help:
 demo: setup build
 	@$(TARGET)/release/casemate demo
 
-test: setup lint deny unit backends instructions e2e
+test: setup-test lint deny unit backends instructions e2e
 	@echo "make test: everything passed"
 
 setup:
 	@scripts/setup
+
+setup-test:
+	@scripts/setup test
 
 # The tools for people, the monitor, and the two programs that go into the image.
 build:
