@@ -169,4 +169,57 @@ mod tests {
         let expected = "<a xmlns=\"u:1\" xmlns:p=\"u:2\">y</a>";
         assert_eq!(String::from_utf8(without).unwrap(), expected);
     }
+
+    /// Texts of a hostile kind, about as long as `n` says, all within the limits.
+    fn hostile(n: usize) -> Vec<(&'static str, String)> {
+        let element = |inside: String| format!("<a xmlns:p='u:1'>{inside}</a>");
+        let many: String = (0..32).map(|at| format!(" xmlns:n{at}='u:{at}'")).collect();
+        let names: String = (0..64).map(|at| format!(" b{}='&amp;'", 63 - at)).collect();
+        let deep = |inside: &str| {
+            let open: String = (0..14).map(|_| format!("<b{many}>")).collect();
+            format!("{open}{inside}{}", "</b>".repeat(14))
+        };
+        vec![
+            ("elements", element("<b/>".repeat(n))),
+            ("nested", element("<b><b><b><b></b></b></b></b>".repeat(n / 4))),
+            ("text and comments", element("x<!-- - -->".repeat(n))),
+            ("references", element("&#x10FFFF;&amp;".repeat(n))),
+            ("a long value", format!("<a b='{}'/>", "&lt;\n".repeat(n))),
+            ("namespaces in every element", element(deep("<p:c/>").repeat(n / 128))),
+            ("namespaces around", element(deep(&"<n1:c n2:d=''/>".repeat(n)))),
+            ("attributes", element(format!("<b{names}/>").repeat(n / 64))),
+            ("an unfinished comment", format!("<a>{}", "<!-".repeat(n))),
+            ("an unfinished reference", format!("<a>{}", "&#x1".repeat(n))),
+        ]
+    }
+
+    /// The least time that reading and writing takes, of some tries.
+    fn least(text: &str) -> std::time::Duration {
+        let once = || {
+            let start = std::time::Instant::now();
+            if let Ok(document) = Document::parse(text) {
+                let last = document.elements().map(|(at, _)| at).last().unwrap();
+                assert!(!canonical(&document, 0, Some(last)).is_empty());
+                canonical(&document, last, None);
+            }
+            start.elapsed()
+        };
+        (0..5).map(|_| once()).min().unwrap()
+    }
+
+    #[test]
+    fn twice_the_hostile_text_takes_no_more_than_about_twice_the_time() {
+        for ((name, small), (_, large)) in hostile(2_000).into_iter().zip(hostile(4_000)) {
+            // A busy machine may slow one measurement, but hardly ten pairs of them.
+            let linear = (0..10).any(|_| least(&large) < least(&small) * 3);
+            assert!(linear, "{name}: {} and {} bytes", small.len(), large.len());
+        }
+    }
+
+    #[test]
+    fn hostile_texts_within_the_limits_are_read() {
+        for (name, text) in hostile(7_000).into_iter().filter(|(name, _)| !name.contains("unfin")) {
+            assert!(Document::parse(&text).is_ok(), "{name}: {:?}", Document::parse(&text).err());
+        }
+    }
 }
