@@ -1,8 +1,11 @@
 //! Reference values: which images are known, and what each one enforces
 //! (docs/formats/policy.md).
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
+use crate::azure::PCRS;
 use crate::boundary::Properties;
 use crate::host_claim::LaunchDigests;
 use crate::policy::{HexBytes, PolicyError, read_toml};
@@ -31,6 +34,11 @@ pub struct ImageReference {
     /// TDX measurements, one for each accepted launch shape.
     #[serde(default)]
     pub tdx: Vec<TdxReference>,
+    /// On Azure the launch measurement is the paravisor's: what it may have
+    /// booted, one for each accepted boot. None: not asked, and then nothing of
+    /// `properties` is believed there.
+    #[serde(default)]
+    pub azure: Vec<AzureReference>,
     /// Digests of kernel, initrd and command line, for a host's claim.
     #[serde(default)]
     pub launch: Vec<LaunchDigests>,
@@ -51,6 +59,15 @@ pub struct TdxReference {
     pub rtmr2: HexBytes<48>,
     /// What the workload measured; none: any.
     pub rtmr3: Option<HexBytes<48>>,
+}
+
+/// What the vTPM of an Azure machine measured of a known image.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AzureReference {
+    /// The registers that are compared, by number; at least one.
+    #[serde(deserialize_with = "pcrs")]
+    pub pcrs: BTreeMap<usize, HexBytes<32>>,
 }
 
 #[derive(Deserialize)]
@@ -103,6 +120,25 @@ impl TdxReference {
         };
         self.mrtd.0 == *mrtd && wanted.into_iter().zip(rtmrs).all(fits)
     }
+}
+
+impl AzureReference {
+    /// Whether the registers `pcrs`, 0 to 23, are those of this boot.
+    pub fn fits(&self, pcrs: &[[u8; 32]]) -> bool {
+        self.pcrs.iter().all(|(number, wanted)| pcrs.get(*number) == Some(&wanted.0))
+    }
+}
+
+fn pcrs<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<usize, HexBytes<32>>, D::Error> {
+    let texts = BTreeMap::<String, HexBytes<32>>::deserialize(deserializer)?;
+    let number = |text: &str| text.parse().ok().filter(|number| *number < PCRS);
+    let read: Option<BTreeMap<_, _>> =
+        texts.iter().map(|(text, digest)| Some((number(text)?, *digest))).collect();
+    read.filter(|read| !read.is_empty() && read.len() == texts.len()).ok_or_else(|| {
+        serde::de::Error::custom("pcrs: expected numbers from 0 to 23, at least one")
+    })
 }
 
 #[cfg(test)]

@@ -155,6 +155,37 @@ fn the_claims_name_what_the_paravisor_says() {
     assert_eq!(claims.vtpm().unwrap().claimed_nonce().unwrap(), NONCE);
 }
 
+/// What the CPU measured is the paravisor: the guest is in the registers.
+#[test]
+fn the_guest_is_known_by_the_vtpms_registers() {
+    let judge = |items: Vec<EvidenceItem>, azure: &str| {
+        let claims =
+            verify(&Evidence { items }, &MACHINE.anchors, &Endorsements::default(), NOW).unwrap();
+        let measured = "09".repeat(48);
+        let references = ReferenceValues::from_toml(&format!(
+            "[[image]]\nlabel = \"i\"\nproperties = [\"mediated\"]\n\
+             snp_measurements = [\"{measured}\"]\n{azure}"
+        ));
+        let expected = Expected::TpmNonce(NONCE);
+        let appraisal = appraise(&claims, &Policy::default(), &references.unwrap(), expected, NOW);
+        let check = appraisal.checks().iter().find(|check| check.rule == "azure.pcrs");
+        check.map(|check| check.outcome).unwrap()
+    };
+    let pcrs = |four: u8| {
+        let (zero, four) = ("07".repeat(32), format!("{four:02x}").repeat(32));
+        format!("[[image.azure]]\npcrs = {{ 0 = \"{zero}\", 4 = \"{four}\" }}\n")
+    };
+    assert_eq!(judge(snp_items(), ""), Outcome::NotApplicable);
+    assert_eq!(judge(snp_items(), &pcrs(7)), Outcome::Pass);
+    assert_eq!(judge(snp_items(), &pcrs(8)), Outcome::Fail);
+    assert_eq!(judge(snp_items(), &format!("{}{}", pcrs(8), pcrs(7))), Outcome::Pass);
+    assert_eq!(judge(snp_items()[..1].to_vec(), &pcrs(7)), Outcome::Fail);
+    for bad in ["{}", "{ 24 = \"00\" }", "{ x = \"00\" }"] {
+        let text = format!("[[image]]\nlabel = \"i\"\n[[image.azure]]\npcrs = {bad}\n");
+        assert!(ReferenceValues::from_toml(&text).is_err(), "{bad}");
+    }
+}
+
 /// Every byte of an HCL report counts but its status and reserved words.
 #[test]
 fn every_flipped_byte_of_an_hcl_report_is_refused() {

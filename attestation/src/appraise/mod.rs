@@ -19,8 +19,9 @@ pub use checks::{Check, Checks, Outcome};
 use crate::anchors::{Anchor, AnchorKind};
 use crate::binding::Binding;
 use crate::boundary::{Boundary, Properties, Property};
+use crate::crypto::sha256;
 use crate::policy::{Policy, RiskPolicy};
-use crate::reference::ReferenceValues;
+use crate::reference::{ImageReference, ReferenceValues};
 use crate::time::UnixTime;
 use crate::verify::{Claims, Verified};
 use crate::wire::hex;
@@ -109,6 +110,8 @@ pub(crate) struct Findings {
     /// The evidence carries the expected report data.
     pub(crate) fresh: bool,
     pub(crate) devices: Vec<DeviceVerdict>,
+    /// On Azure: the vTPM's registers, or none without a quote.
+    pub(crate) vtpm: Option<Vec<[u8; 32]>>,
 }
 
 /// Appraises verified `claims`. Never fails: a refusal is a result.
@@ -211,7 +214,29 @@ impl Findings {
             measurement: None,
             fresh: false,
             devices: vec![],
+            vtpm: None,
         }
+    }
+
+    /// What the known `image` enforces. On Azure the CPU measured the paravisor
+    /// alone, so that there the vTPM's registers decide.
+    pub(crate) fn image_properties(&mut self, image: Option<&ImageReference>) -> Properties {
+        let Some(pcrs) = &self.vtpm else {
+            return image.map(|image| image.properties.clone()).unwrap_or_default();
+        };
+        let known = image.map(|image| image.azure.as_slice()).unwrap_or_default();
+        let fits = known.iter().any(|reference| reference.fits(pcrs));
+        let actual = match pcrs.as_slice() {
+            [] => "no vTPM quote".to_owned(),
+            pcrs => format!("SHA-256 of PCR 0 to 23: {}", hex(&sha256(&pcrs.concat()))),
+        };
+        if known.is_empty() {
+            self.checks.not_asked("azure.pcrs", actual);
+        } else {
+            let hint = "boot what the reference values know, or add its registers to them";
+            self.checks.compare("azure.pcrs", fits, "the registers of a known boot", actual, hint);
+        }
+        image.filter(|_| fits).map(|image| image.properties.clone()).unwrap_or_default()
     }
 
     /// Notes a verified CPU report. Called by each TEE's own rules with what

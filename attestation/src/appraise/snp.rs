@@ -380,13 +380,14 @@ fn measured(
     if let Some(image) = image {
         findings.image = Some(image.label.clone());
     }
+    let image_properties = findings.image_properties(image);
     findings.cpu(
         &claims.anchor,
         CpuFindings {
             measurement: measurement.to_vec(),
             fresh,
             debug: claims.report.guest_policy.debug_allowed(),
-            image_properties: image.map(|image| image.properties.clone()).unwrap_or_default(),
+            image_properties,
         },
     );
 }

@@ -231,6 +231,7 @@ fn measured(
     if let Some(image) = image {
         findings.image = Some(image.label.clone());
     }
+    let image_properties = findings.image_properties(image);
     let open = TdAttributes(TdAttributes::DEBUG.0 | TdAttributes::PROFILING.0);
     findings.cpu(
         &claims.anchor,
@@ -238,7 +239,7 @@ fn measured(
             measurement: report.mrtd.to_vec(),
             fresh,
             debug: report.tdattributes.any(open),
-            image_properties: image.map(|image| image.properties.clone()).unwrap_or_default(),
+            image_properties,
         },
     );
 }
