@@ -1,7 +1,8 @@
 # Casemate: two commands do everything.
 #
 #   make demo    runs the main job, start to end, on this machine
-#   make test    formats, lints, tests, and boots a microVM
+#   make test    formats, lints, tests, and boots microVMs
+#   make lab     our monitor on nested KVM: devices, limits, hostile guests, the demo
 #
 # Both install what is missing first (scripts/setup says what and why), work
 # twice in a row, and keep what they make under target/ and .casemate/.
@@ -9,7 +10,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 MUSL   := x86_64-unknown-linux-musl
 
-.PHONY: help demo test setup setup-test build lint deny unit backends instructions e2e clean
+.PHONY: help demo test setup setup-test build lint deny unit backends instructions e2e lab clean
 
 help:
 	@sed -n 's/^#  *make/  make/p' $(MAKEFILE_LIST)
@@ -68,6 +69,11 @@ e2e: build
 	@cargo test --locked -p casemate-image -- --ignored
 	@cargo test --locked -p casemate-host --test boot -- --include-ignored --test-threads=1
 	@cargo test --locked -p casemate --test e2e -- --ignored --test-threads=1 --nocapture
+
+# Our own monitor on real KVM, inside a machine that QEMU emulates: no KVM and no root needed.
+lab: build
+	@echo "== lab: our monitor on nested KVM, and the product on it"
+	@cargo run --locked --quiet -p xtask -- lab
 
 clean:
 	@rm -rf target .casemate

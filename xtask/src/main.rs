@@ -1,5 +1,6 @@
 //! Tasks of this repository: `cargo run -p xtask -- TASK`.
 
+mod carry;
 mod fuzz;
 mod instructions;
 mod lab;

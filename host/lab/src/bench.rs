@@ -16,6 +16,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         if !wanted.is_empty() && !wanted.split(',').any(|each| each == *name) {
             continue;
         }
+        println!("LAB run  {name}");
         let started = Instant::now();
         let result = scenario(long);
         let seconds = started.elapsed().as_secs_f64();

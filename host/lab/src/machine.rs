@@ -182,22 +182,27 @@ impl Machine {
 
     /// Resident memory of the process beside its guest's, in KiB: (all, of which anonymous).
     pub(crate) fn own_memory(&self) -> anyhow::Result<(u64, u64)> {
-        let maps = std::fs::read_to_string(format!("/proc/{}/smaps", self.child.id()))?;
-        let mut sums = (0, 0);
-        let mut guest = false;
-        for line in maps.lines() {
-            let mut words = line.split_whitespace();
-            let key = words.next().unwrap_or_default();
-            let value = words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-            match key {
-                "Size:" => guest = value == self.memory_kib,
-                "Rss:" if !guest => sums.0 += value,
-                "Anonymous:" if !guest => sums.1 += value,
-                _ => {}
-            }
-        }
-        Ok(sums)
+        own_memory(self.child.id(), self.memory_kib)
     }
+}
+
+/// Resident memory of a process beside its guest's `guest_kib`: (all, of which anonymous).
+pub(crate) fn own_memory(process: u32, guest_kib: u64) -> anyhow::Result<(u64, u64)> {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/smaps"))?;
+    let mut sums = (0, 0);
+    let mut guest = false;
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let key = words.next().unwrap_or_default();
+        let value = words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        match key {
+            "Size:" => guest = value == guest_kib,
+            "Rss:" if !guest => sums.0 += value,
+            "Anonymous:" if !guest => sums.1 += value,
+            _ => {}
+        }
+    }
+    Ok(sums)
 }
 
 /// System calls for which the kernel has killed a process, from its log.

@@ -1,20 +1,27 @@
 //! PID 1 of the lab, in two places: on the emulated host it drives the VMM
-//! through scenarios, and in the VMM's guest it does what a scenario asks.
+//! through scenarios, and in the VMM's guest it does what a scenario asks. As any
+//! other process it is the tool server of the demo's scenario.
 
 mod agent;
 mod bench;
+mod compare;
 mod hostile;
 mod machine;
 mod passthrough;
 mod pattern;
+mod product;
 mod scenarios;
 mod start;
 mod sys;
+mod tool;
 mod traffic;
 
 use std::path::Path;
 
-fn main() {
+fn main() -> anyhow::Result<()> {
+    if std::process::id() != 1 {
+        return tool::serve();
+    }
     let result = start::prepare()
         .and_then(|()| if Path::new("/guest").exists() { agent::run() } else { bench::run() });
     if let Err(error) = result {

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use casemate_vmm::{Exit, LeaseSpec};
 
 use crate::machine::{Machine, spec};
-use crate::{passthrough, traffic};
+use crate::{compare, passthrough, product, traffic};
 
 /// A scenario returns a few words about what it measured.
 type Scenario = fn(bool) -> anyhow::Result<String>;
@@ -25,6 +25,8 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("hostile", traffic::hostile),
     ("leaks", traffic::leaks),
     ("vfio", passthrough::vfio),
+    ("compare", compare::compare),
+    ("demo", product::demo),
 ];
 
 fn boot1(_: bool) -> anyhow::Result<String> {

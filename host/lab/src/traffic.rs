@@ -12,14 +12,14 @@ use crate::machine::{Machine, PATIENCE, spec};
 use crate::pattern;
 
 /// A machine with sockets, of which the guest may reach port 80.
-fn with_sockets(name: &str, vcpus: u8) -> VmSpec {
+pub(crate) fn with_sockets(name: &str, vcpus: u8) -> VmSpec {
     let mut spec = spec(name, vcpus);
     let socket = format!("/run/{name}.vsock").into();
     spec.vsock = Some(VsockSpec { cid: 3, socket, guest_may_reach: vec![80] });
     spec
 }
 
-fn listener(name: &str, port: u32) -> anyhow::Result<UnixListener> {
+pub(crate) fn listener(name: &str, port: u32) -> anyhow::Result<UnixListener> {
     let path = format!("/run/{name}.vsock_{port}");
     let _ = std::fs::remove_file(&path);
     Ok(UnixListener::bind(path)?)

@@ -51,6 +51,8 @@ pub use spec::{
 };
 pub use status::{Built, PciFunction, VmStatus};
 pub use vfio::VfioRefusal;
+#[cfg(fuzzing)]
+pub use virtio::fuzzing;
 pub use virtio::queue;
 
 /// Makes a machine, runs it to its end in this process, and says why it ended.

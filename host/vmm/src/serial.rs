@@ -1,8 +1,8 @@
 //! A polled 16550 that only writes: the guest's early console.
 //!
 //! Registers as in the National Semiconductor PC16550D data sheet (1995),
-//! section 8. There is no interrupt and no input; the transmitter is always
-//! empty. Output stops at a limit, so that a guest cannot fill the host's disk.
+//! section 8. There is no interrupt line and no input; the transmitter is always
+//! empty, and says so to a driver that polls for the reason of an interrupt. Output stops at a limit, so that a guest cannot fill the host's disk.
 
 use std::io::Write;
 
@@ -21,6 +21,10 @@ pub(crate) struct Serial {
 const DLAB: u8 = 0x80;
 const LOOP: u8 = 0x10;
 const TRANSMITTER_EMPTY: u8 = 0x60;
+/// Interrupt enable: tell when the transmitter is empty.
+const WANTS_EMPTY: u8 = 2;
+const EMPTY: u8 = 2;
+const NO_REASON: u8 = 1;
 
 impl Serial {
     /// A port that passes on at most `limit` bytes.
@@ -37,7 +41,7 @@ impl Serial {
             (0, true) => low,
             (1, true) => high,
             (1, false) => self.interrupts,
-            (2, _) => 1 | if self.fifo { 0xc0 } else { 0 },
+            (2, _) => self.reason() | if self.fifo { 0xc0 } else { 0 },
             (3, _) => self.line,
             (4, _) => self.modem,
             (5, _) => TRANSMITTER_EMPTY,
@@ -61,6 +65,12 @@ impl Serial {
             (7, _) => self.scratch = value,
             _ => {}
         }
+    }
+
+    /// Interrupt identification: Linux polls it from a timer, and sends 16 bytes each time that
+    /// it reads "transmitter empty". A port that never says so swallows what programs print.
+    fn reason(&self) -> u8 {
+        if self.interrupts & WANTS_EMPTY == 0 { NO_REASON } else { EMPTY }
     }
 
     fn transmit(&mut self, byte: u8) {
@@ -109,6 +119,16 @@ mod tests {
         let mut serial = Serial::new(Box::new(kept.clone()), 3);
         b"hello".iter().for_each(|byte| serial.write(0, *byte));
         assert_eq!(kept.0.lock().unwrap().as_slice(), b"hel");
+    }
+
+    #[test]
+    fn a_driver_that_polls_hears_that_it_may_send() {
+        let mut serial = Serial::new(Box::new(std::io::sink()), 0);
+        assert_eq!(serial.read(2), NO_REASON);
+        serial.write(1, WANTS_EMPTY);
+        assert_eq!(serial.read(2), EMPTY);
+        serial.write(1, 0);
+        assert_eq!(serial.read(2), NO_REASON);
     }
 
     #[test]

@@ -22,11 +22,13 @@ pub(crate) enum Role {
 
 /// One call that is allowed.
 struct Call {
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by people, and by the list's page"))]
+    name: &'static str,
     number: i64,
     /// Bounds on its arguments; none means any.
     only: Only,
     /// Why the thread makes it.
-    #[expect(dead_code, reason = "read by people: each call has its reason beside it")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by people, and by the list's page"))]
     why: &'static str,
 }
 
@@ -50,80 +52,107 @@ const ABORT: u64 = 6;
 /// SIGRTMIN differs: 34 in glibc, 35 in musl.
 const KICKS: &[u64] = &[ABORT, 34, 35];
 
-const fn call(number: i64, only: Only, why: &'static str) -> Call {
-    Call { number, only, why }
+const fn call(name: &'static str, number: i64, only: Only, why: &'static str) -> Call {
+    Call { name, number, only, why }
 }
 
 /// What every thread needs to work at all.
 const EVERY: &[Call] = &[
-    call(libc::SYS_futex, Only::Any, "locks and condition variables"),
-    call(libc::SYS_mmap, Only::Without(2, EXECUTABLE), "heap; never executable memory"),
-    call(libc::SYS_mprotect, Only::Without(2, EXECUTABLE), "heap; never executable memory"),
-    call(libc::SYS_munmap, Only::Any, "heap, and the stacks of threads that end"),
-    call(libc::SYS_mremap, Only::Any, "heap: vectors that grow"),
-    call(libc::SYS_madvise, Only::Any, "heap given back; stacks of threads that end"),
-    call(libc::SYS_brk, Only::Any, "heap"),
-    call(libc::SYS_rt_sigreturn, Only::Any, "back from the kick's handler"),
-    call(libc::SYS_rt_sigprocmask, Only::Any, "threads that end, and kicks, mask signals"),
-    call(libc::SYS_sigaltstack, Only::Any, "threads that end give back their signal stack"),
-    call(libc::SYS_restart_syscall, Only::Any, "a wait that a signal interrupted"),
-    call(libc::SYS_clock_gettime, Only::Any, "time, where the vDSO has none"),
-    call(libc::SYS_write, Only::Any, "doorbells, console, last words"),
-    call(libc::SYS_writev, Only::Any, "last words"),
-    call(libc::SYS_close, Only::Any, "connections that end"),
-    call(libc::SYS_fcntl, Only::OneOf(1, &[GET_FLAGS]), "debug builds ask before they close"),
-    call(libc::SYS_gettid, Only::Any, "abort names its own thread"),
-    call(libc::SYS_getpid, Only::Any, "abort and kicks name the own process"),
-    call(libc::SYS_tkill, Only::OneOf(1, KICKS), "abort; and the warden's kicks"),
-    call(libc::SYS_tgkill, Only::OneOf(2, KICKS), "abort; and the warden's kicks"),
-    call(libc::SYS_exit, Only::Any, "a thread ends"),
-    call(libc::SYS_exit_group, Only::Any, "the process ends"),
+    call("futex", libc::SYS_futex, Only::Any, "locks and condition variables"),
+    call("mmap", libc::SYS_mmap, Only::Without(2, EXECUTABLE), "heap; never executable memory"),
+    call(
+        "mprotect",
+        libc::SYS_mprotect,
+        Only::Without(2, EXECUTABLE),
+        "heap; never executable memory",
+    ),
+    call("munmap", libc::SYS_munmap, Only::Any, "heap, and the stacks of threads that end"),
+    call("mremap", libc::SYS_mremap, Only::Any, "heap: vectors that grow"),
+    call("madvise", libc::SYS_madvise, Only::Any, "heap given back; stacks of threads that end"),
+    call("brk", libc::SYS_brk, Only::Any, "heap"),
+    call("rt_sigreturn", libc::SYS_rt_sigreturn, Only::Any, "back from the kick's handler"),
+    call(
+        "rt_sigprocmask",
+        libc::SYS_rt_sigprocmask,
+        Only::Any,
+        "threads that end, and kicks, mask signals",
+    ),
+    call(
+        "sigaltstack",
+        libc::SYS_sigaltstack,
+        Only::Any,
+        "threads that end give back their signal stack",
+    ),
+    call(
+        "restart_syscall",
+        libc::SYS_restart_syscall,
+        Only::Any,
+        "a wait that a signal interrupted",
+    ),
+    call("clock_gettime", libc::SYS_clock_gettime, Only::Any, "time, where the vDSO has none"),
+    call("write", libc::SYS_write, Only::Any, "doorbells, console, last words"),
+    call("writev", libc::SYS_writev, Only::Any, "last words"),
+    call("close", libc::SYS_close, Only::Any, "connections that end"),
+    call(
+        "fcntl",
+        libc::SYS_fcntl,
+        Only::OneOf(1, &[GET_FLAGS]),
+        "debug builds ask before they close",
+    ),
+    call("gettid", libc::SYS_gettid, Only::Any, "abort names its own thread"),
+    call("getpid", libc::SYS_getpid, Only::Any, "abort and kicks name the own process"),
+    call("tkill", libc::SYS_tkill, Only::OneOf(1, KICKS), "abort; and the warden's kicks"),
+    call("tgkill", libc::SYS_tgkill, Only::OneOf(2, KICKS), "abort; and the warden's kicks"),
+    call("exit", libc::SYS_exit, Only::Any, "a thread ends"),
+    call("exit_group", libc::SYS_exit_group, Only::Any, "the process ends"),
 ];
 
 /// What threads need that serve sockets.
 const SOCKETS: &[Call] = &[
-    call(libc::SYS_epoll_wait, Only::Any, "waiting for files"),
-    call(libc::SYS_epoll_pwait, Only::Any, "waiting for files"),
-    call(libc::SYS_epoll_pwait2, Only::Any, "waiting for files"),
-    call(libc::SYS_epoll_ctl, Only::Any, "a new connection joins the wait"),
-    call(libc::SYS_accept4, Only::Any, "a new connection"),
-    call(libc::SYS_read, Only::Any, "doorbells"),
-    call(libc::SYS_recvfrom, Only::Any, "bytes of connections"),
-    call(libc::SYS_sendto, Only::Any, "bytes of connections"),
+    call("epoll_wait", libc::SYS_epoll_wait, Only::Any, "waiting for files"),
+    call("epoll_pwait", libc::SYS_epoll_pwait, Only::Any, "waiting for files"),
+    call("epoll_pwait2", libc::SYS_epoll_pwait2, Only::Any, "waiting for files"),
+    call("epoll_ctl", libc::SYS_epoll_ctl, Only::Any, "a new connection joins the wait"),
+    call("accept4", libc::SYS_accept4, Only::Any, "a new connection"),
+    call("read", libc::SYS_read, Only::Any, "doorbells"),
+    call("recvfrom", libc::SYS_recvfrom, Only::Any, "bytes of connections"),
+    call("sendto", libc::SYS_sendto, Only::Any, "bytes of connections"),
 ];
 
 const WARDEN: &[Call] = &[
-    call(libc::SYS_ioctl, Only::OneOf(1, &[FIONBIO]), "connections that do not block"),
-    call(libc::SYS_nanosleep, Only::Any, "between kicks"),
-    call(libc::SYS_clock_nanosleep, Only::Any, "between kicks"),
+    call("ioctl", libc::SYS_ioctl, Only::OneOf(1, &[FIONBIO]), "connections that do not block"),
+    call("nanosleep", libc::SYS_nanosleep, Only::Any, "between kicks"),
+    call("clock_nanosleep", libc::SYS_clock_nanosleep, Only::Any, "between kicks"),
     // After the end the warden lets the devices finish, as the device thread would.
-    call(libc::SYS_pread64, Only::Any, "a disk's last request"),
-    call(libc::SYS_getrandom, Only::Any, "the entropy device's last request"),
-    call(libc::SYS_shutdown, Only::Any, "the end of a connection"),
+    call("pread64", libc::SYS_pread64, Only::Any, "a disk's last request"),
+    call("getrandom", libc::SYS_getrandom, Only::Any, "the entropy device's last request"),
+    call("shutdown", libc::SYS_shutdown, Only::Any, "the end of a connection"),
 ];
 
 const DEVICES: &[Call] = &[
     call(
+        "ioctl",
         libc::SYS_ioctl,
         Only::OneOf(1, &[FIONBIO, KVM_SIGNAL_MSI]),
         "connections that do not block; interrupts into the guest",
     ),
-    call(libc::SYS_socket, Only::OneOf(0, &[UNIX]), "the guest connects to a service"),
-    call(libc::SYS_connect, Only::Any, "the guest connects to a service"),
-    call(libc::SYS_shutdown, Only::Any, "the guest ends its sending"),
-    call(libc::SYS_pread64, Only::Any, "disks"),
-    call(libc::SYS_getrandom, Only::Any, "the entropy device"),
+    call("socket", libc::SYS_socket, Only::OneOf(0, &[UNIX]), "the guest connects to a service"),
+    call("connect", libc::SYS_connect, Only::Any, "the guest connects to a service"),
+    call("shutdown", libc::SYS_shutdown, Only::Any, "the guest ends its sending"),
+    call("pread64", libc::SYS_pread64, Only::Any, "disks"),
+    call("getrandom", libc::SYS_getrandom, Only::Any, "the entropy device"),
 ];
 
 const VCPU: &[Call] = &[call(
+    "ioctl",
     libc::SYS_ioctl,
     Only::OneOf(1, &[KVM_RUN, KVM_SIGNAL_MSI]),
     "the guest itself; an interrupt that waited for its mask to fall",
 )];
 
 const ASSIGNED: &[Call] = &[
-    call(libc::SYS_pread64, Only::Any, "the guest reads registers of its device"),
-    call(libc::SYS_pwrite64, Only::Any, "the guest writes registers of its device"),
+    call("pread64", libc::SYS_pread64, Only::Any, "the guest reads registers of its device"),
+    call("pwrite64", libc::SYS_pwrite64, Only::Any, "the guest writes registers of its device"),
 ];
 
 /// The lists of a role, as rules for the compiler.
@@ -158,6 +187,19 @@ fn bounds(only: Only) -> Result<Vec<SeccompRule>, BackendError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_has_every_call_with_its_reason_and_no_other() {
+        let page = include_str!("../../../../docs/vmm-system-calls.md");
+        let lists = [EVERY, SOCKETS, WARDEN, DEVICES, VCPU, ASSIGNED];
+        for call in lists.iter().copied().flatten() {
+            let (start, end) = (format!("| `{}` |", call.name), format!("| {} |", call.why));
+            let has = |line: &str| line.starts_with(&start) && line.ends_with(&end);
+            assert!(page.lines().any(has), "{start} {end}");
+        }
+        let rows = page.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(rows, lists.iter().map(|list| list.len()).sum::<usize>());
+    }
 
     #[test]
     fn no_thread_can_open_files_or_start_programs() {

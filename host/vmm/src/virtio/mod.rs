@@ -2,6 +2,8 @@
 
 pub(crate) mod block;
 pub(crate) mod console;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod pci;
 pub mod queue;
 pub(crate) mod rng;
