@@ -62,6 +62,10 @@ pub fn items(bytes: &[u8]) -> Result<Vec<EvidenceItem>, VerifyError> {
         let expected = format!("at most {MAX_JSON_BYTES} bytes");
         return Err(VerifyError::new(Reason::Limit, WHAT, expected, bytes.len()));
     }
+    // A derived reader also takes a list for an object; this format has none.
+    if !is_evidence(bytes) {
+        return Err(malformed("an object with hcl_report and tpm_quote", "another JSON"));
+    }
     let document: Document =
         serde_json::from_slice(bytes).map_err(|error| malformed("the JSON of Trustee", error))?;
     let quote = TpmQuote {
