@@ -149,6 +149,7 @@ fn rule(gateway: &Gateway, state: &State, call: &Call<'_>, now: Now) -> Found {
     let (no_loops, no_failures) = (Loops::default(), Breaker::default());
     let standing = exact(gateway, call)
         .map_or(Standing::New, |exact| state.holds.standing(&exact, now.unix_ms));
+    let reach = gateway.reach(call.tool, call.arguments);
     let facts = Facts {
         grants: &line,
         floor: &gateway.config.boundary_floor,
@@ -157,6 +158,7 @@ fn rule(gateway: &Gateway, state: &State, call: &Call<'_>, now: Now) -> Found {
         loop_limits: &gateway.config.loops,
         breaker: state.breakers.get(call.tool).unwrap_or(&no_failures),
         standing: &standing,
+        reach: reach.as_ref(),
     };
     let ruling = decide::decide(&facts, call, now);
     Found { ruling, line: line.iter().map(|held| held.grant.id).collect(), standing }

@@ -15,8 +15,10 @@ use serde_json::{Map, Value};
 
 use crate::config::{Config, ConfigError, Upstream};
 use crate::decide::PinnedTool;
+use crate::native::Native;
+use crate::secrets::Secrets;
 use crate::sync::locked;
-use crate::upstream::{Running, UpstreamError};
+use crate::upstream::{Means, Running, UpstreamError};
 
 /// Every tool by its exposed name.
 pub(crate) struct Catalogue {
@@ -59,13 +61,22 @@ type Pins = BTreeMap<String, String>;
 
 impl Catalogue {
     /// Starts each upstream once, lists its tools, and pins them.
-    pub(crate) async fn open(config: &Config, pins: &Path) -> Result<Self, CatalogueError> {
+    pub(crate) async fn open(
+        config: &Config,
+        secrets: &Secrets,
+        natives: &BTreeMap<usize, Native>,
+        pins: &Path,
+    ) -> Result<Self, CatalogueError> {
+        let means = Means { helper: &config.confine_program, secrets };
         let mut known = read_pins(pins)?;
         let before = known.clone();
         let mut tools = BTreeMap::new();
         for (at, upstream) in config.upstreams.iter().enumerate() {
-            let running = Running::start(upstream, &config.confine_program, at).await?;
-            for definition in running.tools(upstream).await? {
+            let definitions = match natives.get(&at) {
+                Some(native) => native.definitions(),
+                None => Running::start(upstream, &means, at).await?.tools(upstream).await?,
+            };
+            for definition in definitions {
                 if let Some((name, tool)) = entry(at, upstream, definition, &mut known)? {
                     tools.insert(name, tool);
                 }

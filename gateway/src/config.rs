@@ -13,7 +13,7 @@ use casemate_ledger::text;
 use serde::Deserialize;
 
 use crate::decide::LoopLimits;
-pub use crate::upstream::config::{Confine, Confinement, Tool, Upstream};
+pub use crate::upstream::config::{Confine, Confinement, RemoteConfig, Tool, Upstream};
 
 /// What `gateway.toml` says.
 #[derive(Debug, Clone, Deserialize)]

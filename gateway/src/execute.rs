@@ -11,12 +11,14 @@ use tokio::time::timeout;
 
 use crate::catalogue::Tool;
 use crate::clock::Now;
+use crate::config;
 use crate::decide::Permit;
 use crate::inflight::InFlight;
+use crate::native::Failure;
 use crate::service::Gateway;
 use crate::session::Session;
 use crate::sync::turned_on;
-use crate::upstream::{Running, UpstreamError};
+use crate::upstream::{Means, Running, UpstreamError};
 
 /// How an allowed call ended.
 #[derive(Debug, Clone)]
@@ -99,6 +101,19 @@ async fn work(
     else {
         return;
     };
+    if let Some(native) = gateway.natives.get(&tool.upstream) {
+        ran.upstream = Some(named(config, None));
+        ran.started_ms = gateway.clock.now().unix_ms;
+        ran.status = Status::UpstreamError;
+        let limit = usize::try_from(permit.max_result_bytes).unwrap_or(usize::MAX);
+        casemate_ledger_store::step!("call.dispatching");
+        let arguments = Value::Object(arguments);
+        let answered = native.call(&tool.name, arguments, limit.saturating_sub(RESULT_SLACK)).await;
+        casemate_ledger_store::step!("call.answered");
+        let answered = answered.map_err(|failure| told(&failure));
+        settle(gateway, answered.and_then(|result| fitting(result, limit)), ran);
+        return;
+    }
     let running = match server(gateway, slot, tool).await {
         Ok(running) => running,
         Err(reason) => {
@@ -106,11 +121,7 @@ async fn work(
             return;
         }
     };
-    ran.upstream = Some(Upstream {
-        kind: config.kind().to_owned(),
-        name: config.name.clone(),
-        executable: Some(running.executable()),
-    });
+    ran.upstream = Some(named(config, running.executable()));
     ran.started_ms = gateway.clock.now().unix_ms;
     // Until an answer says otherwise, the tool may have run.
     ran.status = Status::UpstreamError;
@@ -118,20 +129,62 @@ async fn work(
     casemate_ledger_store::step!("call.dispatching");
     let answered = running.call(config, &tool.name, arguments, limit).await;
     casemate_ledger_store::step!("call.answered");
+    let answered = answered.map_err(|error| {
+        tracing::warn!(%error, "upstream");
+        match error {
+            UpstreamError::WantsInput { .. } => "upstream_input_denied",
+            UpstreamError::Result { .. } => "response_blocked",
+            _ => "upstream_error",
+        }
+    });
+    settle(gateway, answered, ran);
+}
+
+/// What a native result has around its text, which stands in it twice.
+const RESULT_SLACK: usize = 1024;
+
+fn named(config: &config::Upstream, executable: Option<[u8; 32]>) -> Upstream {
+    Upstream { kind: config.kind().to_owned(), name: config.name.clone(), executable }
+}
+
+/// The stable word of a native tool's failure.
+fn told(failure: &Failure) -> &'static str {
+    tracing::warn!(?failure, "native tool");
+    match failure {
+        Failure::Breach(_) => "data_reach",
+        Failure::Blocked(_) => "response_blocked",
+        Failure::Tool(_) | Failure::Upstream(_) => "upstream_error",
+    }
+}
+
+fn fitting(result: Map<String, Value>, limit: usize) -> Result<Map<String, Value>, &'static str> {
+    let value = Value::Object(result);
+    let fits = casemate_ledger::json::canonical(&value).is_ok_and(|bytes| bytes.len() <= limit);
+    match value {
+        Value::Object(result) if fits => Ok(result),
+        _ => Err("response_blocked"),
+    }
+}
+
+/// The result is given to the sandbox, unless it says a credential.
+fn settle(
+    gateway: &Gateway,
+    answered: Result<Map<String, Value>, &'static str>,
+    ran: &mut Execution,
+) {
     match answered {
         Ok(result) => {
             let failed = result.get("isError").and_then(Value::as_bool).unwrap_or(false);
+            let result = Value::Object(result);
+            if gateway.secrets.occur_in(&result) {
+                tracing::warn!("a result holds a credential of this gateway and is not passed on");
+                ran.reason = Some("response_blocked");
+                return;
+            }
             ran.status = if failed { Status::ToolError } else { Status::Executed };
-            ran.result = Some(Value::Object(result));
+            ran.result = Some(result);
         }
-        Err(error) => {
-            tracing::warn!(%error, "upstream");
-            ran.reason = Some(match error {
-                UpstreamError::WantsInput { .. } => "upstream_input_denied",
-                UpstreamError::Result { .. } => "response_blocked",
-                _ => "upstream_error",
-            });
-        }
+        Err(reason) => ran.reason = Some(reason),
     }
 }
 
@@ -160,7 +213,8 @@ async fn server(
         }
         None => {
             let helper = &gateway.config.confine_program;
-            let running = Running::start(config, helper, tool.upstream).await.map_err(failed)?;
+            let means = Means { helper, secrets: &gateway.secrets };
+            let running = Running::start(config, &means, tool.upstream).await.map_err(failed)?;
             (Arc::new(running), true)
         }
     };

@@ -25,6 +25,9 @@ mod inflight;
 mod journal;
 mod keys;
 mod listing;
+mod native;
+mod net;
+mod secrets;
 mod service;
 mod session;
 mod state;
@@ -38,11 +41,17 @@ pub use approve::Waiting;
 pub use casemate_confine::tool::main_if_asked as confine_if_asked;
 pub use catalogue::CatalogueError;
 pub use config::{
-    Approver, Config, ConfigError, Confine, Confinement, Issuer, Listen, Tool, Upstream,
+    Approver, Config, ConfigError, Confine, Confinement, Issuer, Listen, RemoteConfig, Tool,
+    Upstream,
 };
 pub use decide::LoopLimits;
 pub use grant_file::{GrantFileError, grant_from_toml, sign_grant};
 pub use keys::{KeyError, SigningKey};
+pub use native::files::FilesConfig;
+pub use native::http::{HttpConfig, HttpRule, Kind};
+pub use native::sql::SqlConfig;
+pub use net::Network;
+pub use secrets::SecretError;
 pub use service::{Error, Gateway, Public, init, run};
 pub use tls::TlsError;
 pub use upstream::UpstreamError;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use casemate_attestation::VerifyError;
 use casemate_attestation::cose::KeyId;
 use casemate_attestation::x509::{Certificate, PemLimits, der_or_pem};
+use casemate_ledger::cgp::Denial;
 use casemate_ledger::checkpoint::{CheckpointError, VerifierKey};
 use casemate_ledger::{
     Event, EventKind, LeafKind, Outcome, Revocation, RevocationTarget, Status, text,
@@ -25,6 +26,8 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Listen};
 use crate::journal::{Journal, wait};
 use crate::keys::{Fingerprints, KeyError, SigningKey, private_directory};
+use crate::native::{Breach, Native};
+use crate::secrets::{SecretError, Secrets};
 use crate::state::{Persons, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
@@ -34,6 +37,9 @@ use crate::{admin, session};
 /// A gateway that has recovered and is ready to serve.
 pub struct Gateway {
     pub(crate) config: Config,
+    pub(crate) secrets: Secrets,
+    /// The upstreams that are the gateway's own tools, by their place.
+    pub(crate) natives: BTreeMap<usize, Native>,
     pub(crate) clock: Clock,
     pub(crate) journal: Journal,
     pub(crate) fingerprints: Fingerprints,
@@ -82,6 +88,17 @@ pub enum Error {
     /// The tools cannot be listed.
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
+    /// A credential cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// One of the gateway's own tools cannot serve.
+    #[error("upstream {name}: {reason}")]
+    Native {
+        /// The upstream.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// The identity CA's certificate does not read.
     #[error("identity_ca_file: {0}")]
     IdentityCa(#[from] VerifyError),
@@ -171,12 +188,17 @@ impl Gateway {
         let pins = config.state_dir.join("pins.json");
         let records = config.state_dir.join("payloads");
         let payloads = Payloads::open(&records, &directory.join("payloads"))?;
-        let catalogue = Catalogue::open(&config, &pins).await?;
+        let files = config.upstreams.iter().flat_map(|upstream| upstream.secret_files());
+        let secrets = Secrets::load(files)?;
+        let natives = open_natives(&config, &secrets).await?;
+        let catalogue = Catalogue::open(&config, &secrets, &natives, &pins).await?;
         let policy = policy_digest(&config, &issuers, &catalogue);
         let witnesses = Witnesses::open(&config, journal.witnessed()?, clock.now().unix().0)?;
         let state = Mutex::new(state);
         let gateway = Arc::new(Self {
             config,
+            secrets,
+            natives,
             clock,
             journal,
             fingerprints,
@@ -192,6 +214,14 @@ impl Gateway {
         });
         gateway.recover().await?;
         Ok(gateway)
+    }
+
+    /// Why a call of one of the gateway's own tools reaches for what the tool's
+    /// configuration does not give.
+    pub(crate) fn reach(&self, tool: &str, arguments: &serde_json::Value) -> Option<Denial> {
+        let tool = self.catalogue.tool(tool)?;
+        let native = self.natives.get(&tool.upstream)?;
+        native.check(&tool.name, arguments).err().map(Breach::denial)
     }
 
     /// What others need to know of this gateway.
@@ -309,6 +339,20 @@ impl Gateway {
             })
             .collect()
     }
+}
+
+async fn open_natives(
+    config: &Config,
+    secrets: &Secrets,
+) -> Result<BTreeMap<usize, Native>, Error> {
+    let mut natives = BTreeMap::new();
+    for (at, upstream) in config.upstreams.iter().enumerate() {
+        let opened = Native::open(upstream, secrets).await;
+        let opened =
+            opened.map_err(|reason| Error::Native { name: upstream.name.clone(), reason })?;
+        natives.extend(opened.map(|native| (at, native)));
+    }
+    Ok(natives)
 }
 
 fn open_log(

@@ -89,6 +89,6 @@ fn the_gateways_own_files_are_never_shown() {
     for path in ["state", "state/keys", "."] {
         house.upstreams = before.replacen("write = [", &format!("read = [{path:?}], write = ["), 1);
         let error = house.try_config().unwrap_err().to_string();
-        assert!(error.starts_with("upstream.confine: expected paths without"), "{path}: {error}");
+        assert!(error.starts_with("upstream: expected paths without"), "{path}: {error}");
     }
 }

@@ -98,6 +98,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) breaker: &'a Breaker,
     /// What people said of this very call.
     pub(crate) standing: &'a Standing,
+    /// Why the arguments reach for what the tool's configuration does not give.
+    pub(crate) reach: Option<&'a Denial>,
 }
 
 /// A decision with all that its record needs.
@@ -204,6 +206,9 @@ fn judge(
     facts.grants.iter().try_for_each(|held| timely(held, now))?;
     boundary::check(&held.grant.require, call, "gate/boundary")?;
     let tool = pinned(held, call)?;
+    if let Some(denial) = facts.reach {
+        return Err(denial.clone());
+    }
     let line = fitting_line(facts, call)?;
     line.iter().try_for_each(|fit| open(fit, now))?;
     assess(facts, &line, call, ruling)?;

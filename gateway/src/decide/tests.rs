@@ -87,6 +87,7 @@ fn facts<'a>(grants: &'a [&'a Held]) -> Facts<'a> {
         loop_limits: &LIMITS,
         breaker: &BREAKER,
         standing: &Standing::New,
+        reach: None,
     }
 }
 

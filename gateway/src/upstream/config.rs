@@ -8,6 +8,11 @@ use casemate_ledger::{Label, text};
 use serde::Deserialize;
 
 use crate::config::{ConfigError, distinct, field, within};
+use crate::native::files::FilesConfig;
+use crate::native::http::HttpConfig;
+use crate::native::sql::SqlConfig;
+use crate::native::url::Url;
+use crate::net::Network;
 
 /// Where tools come from.
 #[derive(Debug, Clone, Deserialize)]
@@ -16,10 +21,26 @@ pub struct Upstream {
     /// The first part of its tools' names: `time` in `time.get_current_time`.
     pub name: String,
     /// An MCP server over stdio: the program, by absolute path, and its arguments.
+    #[serde(default)]
     pub command: Vec<String>,
     /// Its environment; nothing else is inherited.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// More of its environment: each value stands in a file.
+    #[serde(default)]
+    pub secret_env: BTreeMap<String, PathBuf>,
+    /// Or an MCP server over Streamable HTTP.
+    #[serde(default)]
+    pub remote: Option<RemoteConfig>,
+    /// Or the tool `request` of the gateway itself.
+    #[serde(default)]
+    pub http: Option<HttpConfig>,
+    /// Or its tools `read`, `list` and `write`.
+    #[serde(default)]
+    pub files: Option<FilesConfig>,
+    /// Or its tool `query`.
+    #[serde(default)]
+    pub sql: Option<SqlConfig>,
     /// Whether its process is confined. Default `full`.
     #[serde(default)]
     pub confinement: Confinement,
@@ -35,6 +56,23 @@ pub struct Upstream {
     /// What is known of its tools. A tool that is not listed has high risk.
     #[serde(default, rename = "tool")]
     pub tools: Vec<Tool>,
+}
+
+/// An MCP server over Streamable HTTP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteConfig {
+    /// `https://host[:port]/path`.
+    pub url: String,
+    /// Who may vouch for the server (PEM). Default the system's authorities.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+    /// Addresses that may be reached beside public ones.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// Headers that are added after the decision: name and the file with the value.
+    #[serde(default)]
+    pub headers: BTreeMap<String, PathBuf>,
 }
 
 /// Whether a tool server's process is confined.
@@ -117,9 +155,37 @@ const SYSTEM: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
 impl Upstream {
     /// Makes relative paths start at `base`.
     pub(crate) fn rebase(&mut self, base: &Path) {
-        for path in self.confine.read.iter_mut().chain(&mut self.confine.write) {
+        let confined = self.confine.read.iter_mut().chain(&mut self.confine.write);
+        let mut paths: Vec<&mut PathBuf> = confined.chain(self.secret_env.values_mut()).collect();
+        if let Some(remote) = &mut self.remote {
+            paths.extend(remote.headers.values_mut().chain(&mut remote.roots));
+        }
+        if let Some(http) = &mut self.http {
+            let injected = http.rules.iter_mut().flat_map(|rule| rule.inject.values_mut());
+            paths.extend(injected.chain(&mut http.roots));
+        }
+        if let Some(files) = &mut self.files {
+            paths.push(&mut files.root);
+        }
+        if let Some(sql) = &mut self.sql {
+            paths.extend(sql.sqlite.iter_mut().chain(&mut sql.password_file));
+        }
+        for path in paths {
             *path = base.join(&*path);
         }
+    }
+
+    /// The files with credentials.
+    pub(crate) fn secret_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.secret_env.values().cloned().collect();
+        if let Some(remote) = &self.remote {
+            files.extend(remote.headers.values().cloned());
+        }
+        if let Some(http) = &self.http {
+            files.extend(http.rules.iter().flat_map(|rule| rule.inject.values()).cloned());
+        }
+        files.extend(self.sql.as_ref().and_then(|sql| sql.password_file.clone()));
+        files
     }
 
     /// Checks what the types do not say. No confined process may see `private`.
@@ -131,10 +197,7 @@ impl Upstream {
         if !is_name(&self.name) {
             return Err(field("upstream.name", "1 to 64 of A-Z a-z 0-9 _ -", &self.name));
         }
-        let program = self.command.first().map_or("", String::as_str);
-        if !program.starts_with('/') {
-            return Err(field("upstream.command", "a program by absolute path", program));
-        }
+        self.check_kind(private)?;
         within("upstream.timeout_ms", self.timeout_ms, 1, 600_000)?;
         within("upstream.max_result_bytes", self.max_result_bytes, 1, 2 << 20)?;
         self.confine.check(private)?;
@@ -144,8 +207,47 @@ impl Upstream {
         distinct("upstream.tool.name", self.tools.iter().map(|tool| tool.name.as_str()))
     }
 
+    fn check_kind(&self, private: &[&Path]) -> Result<(), ConfigError> {
+        let kinds = [
+            !self.command.is_empty(),
+            self.remote.is_some(),
+            self.http.is_some(),
+            self.files.is_some(),
+            self.sql.is_some(),
+        ];
+        if kinds.into_iter().filter(|kind| *kind).count() != 1 {
+            let expected = "one of command, remote, http, files and sql";
+            return Err(field("upstream", expected, &self.name));
+        }
+        let program = self.command.first().map_or("/", String::as_str);
+        if !program.starts_with('/') {
+            return Err(field("upstream.command", "a program by absolute path", program));
+        }
+        if let Some(remote) = &self.remote
+            && Url::parse(&remote.url).is_err()
+        {
+            return Err(field("upstream.remote.url", "https://host/path", &remote.url));
+        }
+        if let Some(mistake) = self.http.as_ref().and_then(HttpConfig::mistake) {
+            return Err(field(
+                "upstream.http.rule",
+                "a rule of docs/formats/gateway-config.md",
+                mistake,
+            ));
+        }
+        let opened = self.files.iter().map(|files| &files.root);
+        let mut opened = opened.chain(self.sql.iter().filter_map(|sql| sql.sqlite.as_ref()));
+        opened.try_for_each(|path| apart(path, private))
+    }
+
     /// The upstream's kind, as outcomes and the policy digest name it.
     pub(crate) fn kind(&self) -> &'static str {
+        if self.remote.is_some() {
+            return "mcp-http";
+        }
+        if self.command.is_empty() {
+            return "native";
+        }
         match self.confinement {
             Confinement::Full => "mcp-stdio",
             Confinement::None => "mcp-stdio-unconfined",
@@ -173,13 +275,13 @@ impl Confine {
                     shown.display(),
                 ));
             }
-            let seen = private.iter().map(|path| self::real(path)).find(|path| {
-                path.starts_with(&real) || (real.starts_with(path) && !system.contains(shown))
-            });
-            if let Some(seen) = seen {
-                let actual = format!("{} with {}", shown.display(), seen.display());
-                let expected = "paths without the gateway's own files";
-                return Err(field("upstream.confine", expected, actual));
+            if !system.contains(shown) {
+                apart(shown, private)?;
+            } else if let Some(seen) =
+                private.iter().find(|path| self::real(path).starts_with(&real))
+            {
+                let expected = "the gateway's own files outside of it";
+                return Err(field("upstream.confine", expected, seen.display()));
             }
         }
         Ok(())
@@ -195,6 +297,16 @@ impl Tool {
             .map(Some)
             .ok_or_else(|| field("upstream.tool.definition", "64 lower-case hex digits", hex))
     }
+}
+
+/// Refuses a path that shows something of the gateway's own.
+fn apart(shown: &Path, private: &[&Path]) -> Result<(), ConfigError> {
+    let given = real(shown);
+    let seen = private.iter().map(|path| real(path));
+    let mut seen = seen.filter(|path| path.starts_with(&given) || given.starts_with(path));
+    let Some(seen) = seen.next() else { return Ok(()) };
+    let actual = format!("{} with {}", shown.display(), seen.display());
+    Err(field("upstream", "paths without the gateway's own files", actual))
 }
 
 /// `path` without links, as far as it exists.

@@ -6,6 +6,7 @@
 
 mod bounded;
 pub(crate) mod config;
+mod remote;
 mod stdio;
 mod sys;
 
@@ -22,16 +23,29 @@ use rmcp::service::{
 use rmcp::{ClientHandler, Peer, RoleClient};
 use serde_json::{Map, Value};
 
-use self::config::Upstream;
+use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::common::client_side_sse::NeverRetry;
+use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
+
+use self::config::{RemoteConfig, Upstream};
 use self::stdio::Group;
+use crate::secrets::Secrets;
 
 /// A running tool server.
 pub(crate) struct Running {
     peer: Peer<RoleClient>,
     changed: Arc<AtomicBool>,
-    executable: [u8; 32],
+    executable: Option<[u8; 32]>,
     _service: RunningService<RoleClient, Handler>,
-    _group: Group,
+    _group: Option<Group>,
+}
+
+/// What a server needs of its gateway to start.
+pub(crate) struct Means<'a> {
+    /// The program that confines it.
+    pub(crate) helper: &'a Path,
+    /// The credentials of the configuration.
+    pub(crate) secrets: &'a Secrets,
 }
 
 /// Why a tool server does not serve.
@@ -88,48 +102,75 @@ const MAX_DEFINITION_BYTES: usize = 64 * 1024;
 
 impl Running {
     /// Starts the server in place `at` of the configuration and agrees on a
-    /// protocol version with it. `helper` confines it.
+    /// protocol version with it.
     pub(crate) async fn start(
         config: &Upstream,
-        helper: &Path,
+        means: &Means<'_>,
         at: usize,
     ) -> Result<Self, UpstreamError> {
-        let starting = Self::start_slowly(config, helper, at);
+        let starting = async {
+            match &config.remote {
+                Some(remote) => Self::start_remote(config, remote, means).await,
+                None => Self::start_child(config, means, at).await,
+            }
+        };
         let limit = Duration::from_millis(START_MS);
         let slow = UpstreamError::Slow { name: config.name.clone(), limit_ms: START_MS };
         tokio::time::timeout(limit, starting).await.unwrap_or(Err(slow))
     }
 
-    async fn start_slowly(
+    async fn start_remote(
         config: &Upstream,
-        helper: &Path,
+        server: &RemoteConfig,
+        means: &Means<'_>,
+    ) -> Result<Self, UpstreamError> {
+        let limit = answer_limit(config);
+        let remote = remote::Remote::new(server, means.secrets, limit);
+        let remote = remote.map_err(|error| protocol(config, error))?;
+        let mut wire = StreamableHttpClientTransportConfig::with_uri(server.url.as_str());
+        wire.max_sse_event_size = limit;
+        // A call that may have run is not sent again behind the gateway's back.
+        wire.reinit_on_expired_session = false;
+        wire.retry_config = Arc::new(NeverRetry::default());
+        let transport = StreamableHttpClientTransport::with_client(remote, wire);
+        let changed = Arc::new(AtomicBool::new(false));
+        let handler = Handler(Arc::clone(&changed));
+        let service = serve_client_with_lifecycle(handler, transport, lifecycle())
+            .await
+            .map_err(|error| protocol(config, error))?;
+        Ok(Self {
+            peer: service.peer().clone(),
+            changed,
+            executable: None,
+            _service: service,
+            _group: None,
+        })
+    }
+
+    async fn start_child(
+        config: &Upstream,
+        means: &Means<'_>,
         at: usize,
     ) -> Result<Self, UpstreamError> {
         let executable = stdio::program_digest(config).await?;
-        let (group, output, input) = Group::start(config, helper, at)?;
-        let line_limit = usize::try_from(config.max_result_bytes).unwrap_or(usize::MAX);
-        let limit = line_limit.saturating_mul(2).max(MAX_TOOLS * MAX_DEFINITION_BYTES / 4);
-        let output = bounded::BoundedLines::new(output, limit);
+        let (group, output, input) = Group::start(config, means, at)?;
+        let output = bounded::BoundedLines::new(output, answer_limit(config));
         let changed = Arc::new(AtomicBool::new(false));
-        let lifecycle = ClientLifecycleMode::Auto {
-            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
-            legacy_version: Some(ProtocolVersion::V_2025_11_25),
-        };
         let handler = Handler(Arc::clone(&changed));
-        let service = serve_client_with_lifecycle(handler, (output, input), lifecycle)
+        let service = serve_client_with_lifecycle(handler, (output, input), lifecycle())
             .await
             .map_err(|error| protocol(config, format!("{error}; it said: {}", group.said())))?;
         Ok(Self {
             peer: service.peer().clone(),
             changed,
-            executable,
+            executable: Some(executable),
             _service: service,
-            _group: group,
+            _group: Some(group),
         })
     }
 
-    /// SHA-256 of the program that runs.
-    pub(crate) fn executable(&self) -> [u8; 32] {
+    /// SHA-256 of the program that runs, if it is a child process.
+    pub(crate) fn executable(&self) -> Option<[u8; 32]> {
         self.executable
     }
 
@@ -188,6 +229,20 @@ impl ClientHandler for Handler {
     async fn on_tool_list_changed(&self, _context: NotificationContext<RoleClient>) {
         self.0.store(true, Ordering::Release);
     }
+}
+
+fn lifecycle() -> ClientLifecycleMode {
+    ClientLifecycleMode::Auto {
+        preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+        legacy_version: Some(ProtocolVersion::V_2025_11_25),
+    }
+}
+
+/// The most bytes of one message: twice a result, for JSON escapes, or a list
+/// of tools.
+fn answer_limit(config: &Upstream) -> usize {
+    let result = usize::try_from(config.max_result_bytes).unwrap_or(usize::MAX);
+    result.saturating_mul(2).max(MAX_TOOLS * MAX_DEFINITION_BYTES / 4)
 }
 
 /// `value` as an object that survives the strict reader at the other end.

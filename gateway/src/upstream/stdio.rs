@@ -1,6 +1,8 @@
 //! A tool server as a child process, confined unless the operator says that
 //! it is not.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::config::{Confinement, Upstream};
-use super::{UpstreamError, sys};
+use super::{Means, UpstreamError, sys};
 use crate::sync::locked;
 
 /// A server's process and all that it started, which end together.
@@ -31,12 +33,12 @@ impl Group {
     /// Starts the server in place `at` of the configuration.
     pub(super) fn start(
         config: &Upstream,
-        helper: &std::path::Path,
+        means: &Means<'_>,
         at: usize,
     ) -> Result<(Self, ChildStdout, ChildStdin), UpstreamError> {
         let mut command = match config.confinement {
-            Confinement::Full => confined(config, helper, at)?,
-            Confinement::None => unconfined(config),
+            Confinement::Full => confined(config, means, at)?,
+            Confinement::None => unconfined(config, means),
         };
         command
             .current_dir("/")
@@ -95,16 +97,12 @@ async fn listen(mut stream: impl AsyncRead + Unpin, said: Arc<Mutex<Vec<u8>>>) {
     }
 }
 
-fn confined(
-    config: &Upstream,
-    helper: &std::path::Path,
-    at: usize,
-) -> Result<Command, UpstreamError> {
+fn confined(config: &Upstream, means: &Means<'_>, at: usize) -> Result<Command, UpstreamError> {
     let confine = &config.confine;
     let default = FIRST_USER.saturating_add(u32::try_from(at).unwrap_or(u32::MAX));
     let plan = Plan {
         command: config.command.clone(),
-        env: config.env.clone(),
+        env: environment(config, means),
         parent: i32::try_from(std::process::id()).unwrap_or(0),
         uid: confine.uid.unwrap_or(default),
         read: confine.read.clone(),
@@ -115,15 +113,24 @@ fn confined(
         tmp_mib: confine.tmp_mib,
     };
     let plan = serde_json::to_string(&plan).map_err(|error| program_error(config, error))?;
-    let mut command = Command::new(helper);
+    let mut command = Command::new(means.helper);
     command.arg(OUTSIDE).env_clear().env(PLAN, plan);
     Ok(command)
 }
 
-fn unconfined(config: &Upstream) -> Command {
+/// What the configuration says, with the credentials of the files.
+fn environment(config: &Upstream, means: &Means<'_>) -> BTreeMap<String, String> {
+    let secret = |(name, file): (&String, &PathBuf)| {
+        Some((name.clone(), means.secrets.value(file)?.to_owned()))
+    };
+    let open = config.env.clone().into_iter();
+    open.chain(config.secret_env.iter().filter_map(secret)).collect()
+}
+
+fn unconfined(config: &Upstream, means: &Means<'_>) -> Command {
     let mut words = config.command.iter();
     let mut command = Command::new(words.next().map_or("", String::as_str));
-    command.args(words).env_clear().envs(&config.env);
+    command.args(words).env_clear().envs(environment(config, means));
     command
 }
 
