@@ -10,7 +10,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 MUSL   := x86_64-unknown-linux-musl
 
-.PHONY: help demo test setup setup-test build lint deny unit backends instructions e2e lab clean
+.PHONY: help demo test setup setup-test build lint deny unit backends instructions counterparties e2e lab clean
 
 help:
 	@sed -n 's/^#  *make/  make/p' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ help:
 demo: setup build
 	@$(TARGET)/release/casemate demo
 
-test: setup-test lint deny unit backends instructions e2e
+test: setup-test lint deny unit backends instructions counterparties e2e
 	@echo "make test: everything passed"
 
 setup:
@@ -62,6 +62,13 @@ backends:
 instructions:
 	@echo "== what verification costs, in instructions"
 	@cargo run --locked --quiet -p xtask -- instructions
+
+# Programs of others, unchanged, through port and gateway; a line for each.
+counterparties:
+	@scripts/setup counterparties
+	@echo "== counterparties: MCP clients, servers, inspector and conformance suite of others"
+	@cargo build --locked --quiet -p casemate-guest
+	@cargo test --locked --quiet -p casemate-counterparties -- --ignored --nocapture --test-threads=1
 
 # Real machines: everything above the hardware is the product itself.
 e2e: build

