@@ -18,7 +18,7 @@ help:
 demo: setup build
 	@$(TARGET)/release/casemate demo
 
-test: setup-test lint deny unit backends instructions counterparties e2e
+test: setup-test lint deny unit backends instructions e2e
 	@echo "make test: everything passed"
 
 setup:
@@ -68,6 +68,7 @@ counterparties:
 	@scripts/setup counterparties
 	@echo "== counterparties: MCP clients, servers, inspector and conformance suite of others"
 	@cargo build --locked --quiet -p casemate-guest
+	@cargo build --locked --quiet -p casemate-gateway --example confine
 	@cargo test --locked --quiet -p casemate-counterparties -- --ignored --nocapture --test-threads=1
 
 # Real machines: everything above the hardware is the product itself.

@@ -82,7 +82,9 @@ impl House {
             "listen = \"unix:gateway.sock\"\nserver_name = \"{SERVER}\"\ntenant = \"demo\"\n\
              log_origin = \"casemate.internal/demo/log1\"\nstate_dir = \"state\"\n\
              admin_socket = \"admin.sock\"\nidentity_ca_file = \"identity-ca.pem\"\n\
+             confine_program = {:?}\n\
              boundary = \"same-host\"\n[[issuer]]\nname = \"ops\"\nkey = \"{}\"\n{upstreams}",
+            confine_program(),
             text::hex(grants.public()),
         );
         std::fs::write(folder.join("gateway.toml"), text).unwrap();
@@ -184,6 +186,12 @@ impl House {
         self.stop.send_replace(true);
         let _ = self.serving.await;
     }
+}
+
+/// The gateway's example that confines tool servers, built beside the tests.
+fn confine_program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join("examples/confine")
 }
 
 /// The least risk, for configurations of upstreams.
