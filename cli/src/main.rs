@@ -18,6 +18,7 @@ mod run;
 mod secret;
 mod service;
 mod table;
+mod top;
 mod verifier;
 mod verify;
 mod witness;
@@ -69,6 +70,8 @@ enum Verb {
     /// Calls that wait for people.
     #[command(subcommand)]
     Approve(approve::Verb),
+    /// Sandboxes, budgets and denials of a gateway, live.
+    Top(top::Arguments),
     /// What the gateway recorded.
     #[command(subcommand)]
     Log(log::Verb),
@@ -130,6 +133,7 @@ fn main() -> ExitCode {
         Verb::Gateway(verb) => gateway::run(&verb),
         Verb::Grant(verb) => grant::run(&verb),
         Verb::Approve(verb) => approve::run(&verb),
+        Verb::Top(arguments) => top::run(&arguments),
         Verb::Log(verb) => log::run(&verb),
         Verb::Witness(verb) => witness::run(&verb),
         Verb::Verify(arguments) => verify::run(&arguments),

@@ -23,6 +23,7 @@ use crate::approve::{self, Waiting};
 use crate::artefacts;
 use crate::decide::Held;
 use crate::journal::wait;
+use crate::metrics::Gauge;
 use crate::service::{Gateway, Public};
 use crate::sync::locked;
 
@@ -89,6 +90,8 @@ pub enum Command {
         /// The call's number, from 1.
         sequence: u64,
     },
+    /// The gateway's numbers as Prometheus text.
+    Metrics,
     /// The COSE receipt (RFC 9942) of a leaf, whatever it holds.
     CoseReceipt {
         /// The leaf's index.
@@ -124,6 +127,8 @@ pub enum Reply {
     Status(StatusReport),
     /// A receipt (docs/formats/receipt.md), base64url.
     Receipt(String),
+    /// Numbers, as Prometheus text.
+    Metrics(String),
     /// Leaves of the log.
     Log(Vec<LogEntry>),
 }
@@ -319,6 +324,7 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
                 None => Err(format!("sequence: expected a call that was decided, got {sequence}")),
             }
         }
+        Command::Metrics => Ok(Reply::Metrics(metrics(gateway))),
         Command::CoseReceipt { leaf } => gateway
             .journal
             .cose_receipt(leaf)
@@ -482,6 +488,28 @@ fn status(gateway: &Gateway) -> StatusReport {
         running: state.open.len(),
         tools: tools.collect(),
     }
+}
+
+fn metrics(gateway: &Gateway) -> String {
+    let status = status(gateway);
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let gauge = |name, help, value| Gauge { name, help, value };
+    let mut gauges = vec![
+        gauge("casemate_gateway_leaves", "Leaves on disk.", status.leaves),
+        gauge("casemate_gateway_head_leaves", "Leaves under the last head.", status.head),
+        gauge(
+            "casemate_gateway_log_ok",
+            "1 while the log takes records.",
+            u64::from(status.log_state == "ok"),
+        ),
+        gauge("casemate_gateway_connections", "Open connections.", count(status.connections)),
+        gauge("casemate_gateway_running_calls", "Calls that run.", count(status.running)),
+    ];
+    let help = "Seconds that the log has grown unseen by a quorum of witnesses.";
+    gauges.extend(
+        status.witness_lag_s.map(|lag| gauge("casemate_gateway_witness_lag_seconds", help, lag)),
+    );
+    gateway.journal.counters().text(&gauges)
 }
 
 fn find(gateway: &Gateway, sandbox: String, epoch: u64, sequence: u64) -> Option<u64> {

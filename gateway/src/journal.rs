@@ -9,11 +9,13 @@ use casemate_ledger_store::{Log, Proof, StoreError};
 use tokio::sync::oneshot;
 
 use crate::keys::SigningKey;
+use crate::metrics::Counters;
 
 /// The log and the key that signs what goes into it.
 pub(crate) struct Journal {
     log: Log,
     key: Arc<SigningKey>,
+    counters: Counters,
 }
 
 /// A record in the log, not yet known to be on disk.
@@ -27,15 +29,16 @@ pub(crate) struct Written<T> {
 
 impl Journal {
     pub(crate) fn new(log: Log, key: Arc<SigningKey>) -> Self {
-        Self { log, key }
+        Self { log, key, counters: Counters::default() }
     }
 
     /// Signs `record` and appends it. Does not wait for the disk.
-    pub(crate) fn write<T: Record>(
+    pub(crate) fn write<T: Record + 'static>(
         &self,
         kind: LeafKind,
         record: T,
     ) -> Result<Written<T>, StoreError> {
+        self.counters.note(&record);
         let record = record.sign(self.key.public(), |message| self.key.sign(message));
         let (index, durable) = self.append(kind, record.bytes())?;
         Ok(Written { index, record, durable })
@@ -52,6 +55,11 @@ impl Journal {
             let _ = sender.send(result);
         })?;
         Ok((index, durable))
+    }
+
+    /// What was written since the start, counted.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Whether the log still takes records.

@@ -25,6 +25,7 @@ mod inflight;
 mod journal;
 mod keys;
 mod listing;
+mod metrics;
 mod native;
 mod net;
 mod secrets;

@@ -61,6 +61,11 @@ async fn payloads_open_with_the_key_and_proofs_outlive_it() {
     let Reply::Receipt(after) = Client::call(&socket, &ask).await.unwrap() else { panic!() };
     let after = Receipt::decode(&text::from_base64url(&after).unwrap()).unwrap();
     assert_eq!(after.decision.leaf, receipt.decision.leaf, "the leaf stays as it was");
+    let Reply::Metrics(text) = Client::call(&socket, &Command::Metrics).await.unwrap() else {
+        panic!()
+    };
+    let denied = "casemate_gateway_decisions_total{code=\"budget_exhausted\"} 1\n";
+    assert!(text.contains(denied) && text.contains("{status=\"executed\"} 1\n"), "{text}");
     // The next call of the task has a new key.
     port.call("fx.echo", json!({})).await.unwrap();
     assert_eq!(read_payloads(&records, &key).unwrap().len(), 1);
