@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_attestation::cose::KeyId;
-use casemate_ledger::receipt::{Included, Receipt};
 use casemate_ledger::{
-    Decision, Event, EventKind, Grant, GrantRef, Invocation, Leaf, LeafKind, Record, Revocation,
-    RevocationTarget, record, text,
+    Event, EventKind, Grant, GrantRef, Leaf, LeafKind, Record, Revocation, RevocationTarget,
+    record, text,
 };
-use casemate_ledger_store::{Proof, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -20,11 +18,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::approve::{self, Waiting};
-use crate::artefacts;
 use crate::decide::Held;
 use crate::journal::wait;
 use crate::metrics::Gauge;
+use crate::receipts;
 use crate::service::{Gateway, Public};
+use crate::stops::{self, Stopped};
 use crate::sync::locked;
 
 /// What an operator may ask.
@@ -67,6 +66,26 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Stop a scope until it is lifted: connections end, calls are refused.
+    Stop {
+        /// `all`, `tenant:NAME`, `task:NAME` or `sandbox:URI`.
+        scope: String,
+        /// `freeze`, `pause` or `destroy`.
+        level: String,
+        /// Why.
+        reason: String,
+    },
+    /// Lift a stop.
+    StopLift {
+        /// The scope that is stopped.
+        scope: String,
+        /// Why.
+        reason: String,
+        /// For a tenant or all: the signed yes of two persons, base64url.
+        approvals: Vec<String>,
+    },
+    /// List the stops in force.
+    StopList,
     /// Refuse an identity key from now on.
     RevokeIdentity {
         /// The key's id, 32 hex digits.
@@ -123,6 +142,8 @@ pub enum Reply {
     Grants(Vec<GrantSummary>),
     /// The calls that wait for people.
     Approvals(Vec<Waiting>),
+    /// The stops in force.
+    Stops(Vec<Stopped>),
     /// How the gateway stands.
     Status(StatusReport),
     /// A receipt (docs/formats/receipt.md), base64url.
@@ -312,15 +333,22 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
         Command::Kill { sandbox, reason } => {
             revoke(gateway, RevocationTarget::Sandbox(sandbox), reason, by).await
         }
+        Command::Stop { scope, level, reason } => {
+            stops::stop(gateway, (&scope, &level), reason, by).await
+        }
+        Command::StopLift { scope, reason, approvals } => {
+            stops::lift(gateway, &scope, reason, &approvals, by).await
+        }
+        Command::StopList => Ok(Reply::Stops(stops::list(gateway))),
         Command::RevokeIdentity { key, reason } => match id_of(&key) {
             Ok(id) => revoke(gateway, RevocationTarget::Identity(KeyId(id)), reason, by).await,
             Err(error) => Err(error),
         },
         Command::Status => Ok(Reply::Status(status(gateway))),
-        Command::Receipt { decision } => receipt(gateway, decision).await,
+        Command::Receipt { decision } => receipts::receipt(gateway, decision).await,
         Command::ReceiptOf { sandbox, epoch, sequence } => {
-            match find(gateway, sandbox, epoch, sequence) {
-                Some(decision) => receipt(gateway, decision).await,
+            match receipts::find(gateway, sandbox, epoch, sequence) {
+                Some(decision) => receipts::receipt(gateway, decision).await,
                 None => Err(format!("sequence: expected a call that was decided, got {sequence}")),
             }
         }
@@ -484,7 +512,7 @@ fn status(gateway: &Gateway) -> StatusReport {
         log: gateway.config.log_origin.clone(),
         leaves: gateway.journal.size(),
         log_state: gateway.journal.check().map_or_else(|e| e.to_string(), |()| "ok".to_owned()),
-        connections: state.sessions.values().filter(|session| !*session.borrow()).count(),
+        connections: state.sessions.values().filter(|session| !*session.switch.borrow()).count(),
         running: state.open.len(),
         tools: tools.collect(),
     }
@@ -510,60 +538,6 @@ fn metrics(gateway: &Gateway) -> String {
         status.witness_lag_s.map(|lag| gauge("casemate_gateway_witness_lag_seconds", help, lag)),
     );
     gateway.journal.counters().text(&gauges)
-}
-
-fn find(gateway: &Gateway, sandbox: String, epoch: u64, sequence: u64) -> Option<u64> {
-    let at = usize::try_from(sequence.checked_sub(1)?).ok()?;
-    locked(&gateway.state).chains.get(&(sandbox, epoch))?.decisions.get(at).copied()
-}
-
-/// Collects everything that proves the call whose decision is leaf `decision`.
-async fn receipt(gateway: &Gateway, decision: u64) -> Result<Reply, String> {
-    let text = |error: StoreError| error.to_string();
-    let leaf = gateway.journal.leaf(decision).map_err(text)?;
-    let leaf = Leaf::decode(&leaf).map_err(|error| error.to_string())?;
-    if leaf.kind != LeafKind::Decision {
-        return Err(format!("decision: expected a decision's leaf, got {:?}", leaf.kind));
-    }
-    let (_, record) = record::peek::<Decision>(&leaf.record).map_err(|e| e.to_string())?;
-    let (_, call) = record::peek::<Invocation>(&record.invocation).map_err(|e| e.to_string())?;
-    let (outcome, grant) = {
-        let state = locked(&gateway.state);
-        let held = call.grant.and_then(|grant| state.grants.get(&grant.id));
-        (state.outcomes.get(&decision).copied(), held.map(|held| held.index))
-    };
-    let indices: Vec<u64> = [Some(decision), outcome, grant].into_iter().flatten().collect();
-    let (checkpoint, proofs) = prove(gateway, &indices).map_err(text)?;
-    let included = |index: Option<u64>| {
-        let proof = proofs.iter().find(|proof| Some(proof.index) == index);
-        proof.map(|Proof { index, leaf, hashes }| Included {
-            index: *index,
-            leaf: leaf.clone(),
-            proof: hashes.clone(),
-        })
-    };
-    let files = &gateway.config.state_dir;
-    let certificate = artefacts::certificate(files, &record.certificate).await;
-    let certificate = certificate.map_err(|error| format!("certificate: {error}"))?;
-    let bundle = artefacts::bundle(files, &call.boundary.bundle).await;
-    let receipt = Receipt {
-        checkpoint,
-        decision: included(Some(decision)).ok_or("decision: no proof")?,
-        outcome: included(outcome),
-        grant: included(grant),
-        certificate,
-        bundle: bundle.map_err(|error| format!("attestation bundle: {error}"))?,
-    };
-    Ok(Reply::Receipt(casemate_ledger::text::base64url(&receipt.encode())))
-}
-
-/// Proofs under the last head that witnesses saw, if it covers all, or else the last one.
-fn prove(gateway: &Gateway, indices: &[u64]) -> Result<(String, Vec<Proof>), StoreError> {
-    let last = indices.iter().copied().max().unwrap_or(0);
-    match gateway.witnesses.as_ref().and_then(|witnesses| witnesses.covering(last)) {
-        Some(seen) => Ok((seen.note, gateway.journal.prove_under(&seen.head, indices)?)),
-        None => gateway.journal.prove(indices),
-    }
 }
 
 async fn log(gateway: &Gateway, from: u64, count: u64) -> Result<Reply, String> {

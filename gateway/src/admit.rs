@@ -84,11 +84,7 @@ pub(crate) fn decide_in_order(gateway: &Gateway, case: Case<'_>) -> Result<Decid
     envelope::check_fresh(invocation, chain, caller, now)?;
     let found = rule(gateway, state, call, now);
     let number = note_loops(gateway, state, call, &found.ruling, now)?;
-    let earlier = match found.standing {
-        Standing::Waiting(id) | Standing::Approved(id, _) => Some(id),
-        _ => None,
-    };
-    let decided = write(gateway, state, case, found, (number, earlier), now)?;
+    let decided = write(gateway, state, case, found, (number, None), now)?;
     step!("call.decided");
     if let Some(chain) = state.chains.get_mut(&instance) {
         chain.sequence = invocation.sequence;
@@ -159,6 +155,7 @@ fn rule(gateway: &Gateway, state: &State, call: &Call<'_>, now: Now) -> Found {
         breaker: state.breakers.get(call.tool).unwrap_or(&no_failures),
         standing: &standing,
         reach: reach.as_ref(),
+        rules: gateway.rules.as_ref(),
     };
     let ruling = decide::decide(&facts, call, now);
     Found { ruling, line: line.iter().map(|held| held.grant.id).collect(), standing }

@@ -59,6 +59,9 @@ pub struct Config {
     /// A C2SP tlog-policy: witnesses with their URLs, and how many must cosign each head.
     #[serde(default)]
     pub witness_policy_file: Option<PathBuf>,
+    /// The organisation's rules over all grants.
+    #[serde(default)]
+    pub rules: Option<RulesConfig>,
     /// Who may sign grants.
     #[serde(rename = "issuer")]
     pub issuers: Vec<Issuer>,
@@ -80,6 +83,17 @@ pub struct BoundaryFloor {
     pub medium: Properties,
     /// For high risk; `own_kernel` and `mediated` by default.
     pub high: Properties,
+}
+
+/// Where the organisation's rules are.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RulesConfig {
+    /// The rules in Cedar, read at start.
+    pub file: PathBuf,
+    /// Whether a call needs a rule that permits it. Default no: the grant is enough.
+    #[serde(default)]
+    pub require_permit: bool,
 }
 
 /// Somebody who may sign grants.
@@ -167,8 +181,9 @@ impl Config {
             Listen::Unix(path) => Some(path),
             Listen::Tcp(_) => None,
         };
-        let optional = self.revoked_identities_file.as_mut();
-        let optional = optional.into_iter().chain(self.witness_policy_file.as_mut());
+        let rules = self.rules.as_mut().map(|rules| &mut rules.file);
+        let optional = self.revoked_identities_file.as_mut().into_iter().chain(rules);
+        let optional = optional.chain(self.witness_policy_file.as_mut());
         for path in paths.into_iter().chain(listen).chain(optional) {
             *path = base.join(&*path);
         }

@@ -28,10 +28,12 @@ mod listing;
 mod metrics;
 mod native;
 mod net;
+mod receipts;
 mod secrets;
 mod service;
 mod session;
 mod state;
+mod stops;
 mod sync;
 mod tls;
 mod upstream;
@@ -42,10 +44,10 @@ pub use approve::Waiting;
 pub use casemate_confine::tool::main_if_asked as confine_if_asked;
 pub use catalogue::CatalogueError;
 pub use config::{
-    Approver, Config, ConfigError, Confine, Confinement, Issuer, Listen, RemoteConfig, Tool,
-    Upstream,
+    Approver, Config, ConfigError, Confine, Confinement, Issuer, Listen, RemoteConfig, RulesConfig,
+    Tool, Upstream,
 };
-pub use decide::LoopLimits;
+pub use decide::{LoopLimits, RulesError};
 pub use grant_file::{GrantFileError, grant_from_toml, sign_grant};
 pub use keys::{KeyError, SigningKey};
 pub use native::files::FilesConfig;
@@ -54,5 +56,6 @@ pub use native::sql::SqlConfig;
 pub use net::Network;
 pub use secrets::SecretError;
 pub use service::{Error, Gateway, Public, init, run};
+pub use stops::Stopped;
 pub use tls::TlsError;
 pub use upstream::UpstreamError;

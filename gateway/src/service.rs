@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Listen};
+use crate::decide::{Rules, RulesError};
 use crate::journal::{Journal, wait};
 use crate::keys::{Fingerprints, KeyError, SigningKey, private_directory};
 use crate::native::{Breach, Native};
@@ -43,6 +44,7 @@ pub struct Gateway {
     pub(crate) clock: Clock,
     pub(crate) journal: Journal,
     pub(crate) fingerprints: Fingerprints,
+    pub(crate) rules: Option<Rules>,
     pub(crate) payloads: Payloads,
     pub(crate) state: Mutex<State>,
     pub(crate) catalogue: Catalogue,
@@ -73,6 +75,9 @@ pub enum Error {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The organisation's rules are wrong.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// A key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -170,6 +175,9 @@ impl Gateway {
         let public = init(&config)?;
         let clock = Clock::start();
         let directory = config.state_dir.join(KEY_DIRECTORY);
+        let rules = config.rules.as_ref();
+        let rules =
+            rules.map(|rules| Rules::load(&rules.file, rules.require_permit)).transpose()?;
         let identity_ca = read_ca(&config.identity_ca_file)?;
         let name = &config.server_name;
         let tls = tls::server(&directory, name, identity_ca.der(), clock.now().unix())?;
@@ -192,7 +200,7 @@ impl Gateway {
         let secrets = Secrets::load(files)?;
         let natives = open_natives(&config, &secrets).await?;
         let catalogue = Catalogue::open(&config, &secrets, &natives, &pins).await?;
-        let policy = policy_digest(&config, &issuers, &catalogue);
+        let policy = policy_digest(&config, &issuers, &catalogue, rules.as_ref());
         let witnesses = Witnesses::open(&config, journal.witnessed()?, clock.now().unix().0)?;
         let state = Mutex::new(state);
         let gateway = Arc::new(Self {
@@ -202,6 +210,7 @@ impl Gateway {
             clock,
             journal,
             fingerprints,
+            rules,
             payloads,
             state,
             catalogue,
@@ -260,7 +269,7 @@ impl Gateway {
             }
         }
         for session in locked(&self.state).sessions.values() {
-            session.send_replace(true);
+            session.switch.send_replace(true);
         }
         let ended = async { while tasks.len() > OWN_TASKS && tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(STOP_GRACE, ended).await;
@@ -379,6 +388,7 @@ fn policy_digest(
     config: &Config,
     issuers: &BTreeMap<String, [u8; 32]>,
     catalogue: &Catalogue,
+    rules: Option<&Rules>,
 ) -> [u8; 32] {
     let issuers: BTreeMap<_, _> =
         issuers.iter().map(|(name, key)| (name.clone(), text::hex(key))).collect();
@@ -407,6 +417,7 @@ fn policy_digest(
         "version": env!("CARGO_PKG_VERSION"),
         "tenant": config.tenant,
         "boundary": config.boundary.name(),
+        "rules": rules.map(|rules| text::hex(&rules.digest)),
         "approvers": config
             .approvers
             .iter()

@@ -20,6 +20,7 @@ use crate::envelope::{Chain, Lease};
 use crate::inflight::{Calls, InFlight};
 use crate::keys::random;
 use crate::service::Gateway;
+use crate::state::Connected;
 use crate::sync::{locked, turned_on};
 use crate::upstream::Running;
 use crate::{artefacts, call, listing};
@@ -154,8 +155,9 @@ async fn greet(
             .ok_or_else(|| RpcError::new(error_code::OVERLOAD, "no random bytes"))?;
         chain.lease = Some(lease);
         let (sequence, hash) = (chain.sequence, chain.last);
-        if let Some(older) = state.sessions.insert(instance, switch.clone()) {
-            older.send_replace(true);
+        let connected = Connected { caller: caller.clone(), switch: switch.clone() };
+        if let Some(older) = state.sessions.insert(instance, connected) {
+            older.switch.send_replace(true);
         }
         let written = gateway.journal.write(LeafKind::Event, event);
         (written.map_err(|error| log_error(&error))?, lease, sequence, hash)

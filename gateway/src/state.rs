@@ -14,8 +14,11 @@ use casemate_ledger::{
 use tokio::sync::watch;
 
 use crate::clock::Now;
-use crate::decide::{Breaker, Ended, Exact, Health, Held, Holds, Loops, Pending, Statement, User};
+use crate::decide::{
+    Breaker, Ended, Exact, Health, Held, Holds, Loops, Pending, Standing, Statement, User,
+};
 use crate::envelope::Chain;
+use crate::stops::Stops;
 
 /// The most grants above another.
 const MAX_DEPTH: usize = 3;
@@ -43,6 +46,8 @@ pub(crate) struct State {
     pub(crate) labels: HashMap<String, Label>,
     /// What each sandbox called last.
     pub(crate) loops: HashMap<String, Loops>,
+    /// Who is stopped until it is lifted.
+    pub(crate) stops: Stops,
     /// Calls that wait for people.
     pub(crate) holds: Holds,
     /// Counts the answers of people, for those who wait.
@@ -52,7 +57,15 @@ pub(crate) struct State {
     /// The outcome's leaf by the decision's leaf.
     pub(crate) outcomes: HashMap<u64, u64>,
     /// The switch that ends each connection.
-    pub(crate) sessions: HashMap<Instance, watch::Sender<bool>>,
+    pub(crate) sessions: HashMap<Instance, Connected>,
+}
+
+/// A connection and whose it is.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) caller: Identity,
+    /// Ends it.
+    pub(crate) switch: watch::Sender<bool>,
 }
 
 /// An allowed call that has no outcome yet.
@@ -97,6 +110,9 @@ impl State {
             LeafKind::Revocation => self.revoke(&peek::<Revocation>(record)?.target),
             LeafKind::Decision => self.replay_decision(index, record)?,
             LeafKind::Outcome => self.replay_outcome(index, &peek(record)?),
+            LeafKind::Stop => {
+                self.stops.take(&peek(record)?, casemate_ledger::digest(record));
+            }
             LeafKind::Approval => self.replay_approval(record, persons),
             LeafKind::Event => self.replay_event(&peek(record)?),
         }
@@ -118,7 +134,7 @@ impl State {
                 self.stopped.insert(uri.clone());
                 for ((sandbox, _), session) in &self.sessions {
                     if sandbox == uri {
-                        session.send_replace(true);
+                        session.switch.send_replace(true);
                     }
                 }
             }
@@ -202,9 +218,19 @@ impl State {
         }
     }
 
-    /// Whether `caller` may not call any more.
+    /// Whether `caller` may not call, now or any more.
     pub(crate) fn is_ended(&self, caller: &Identity) -> bool {
-        self.stopped.contains(&caller.sandbox) || self.revoked_keys.contains(&caller.key_id())
+        self.stopped.contains(&caller.sandbox)
+            || self.revoked_keys.contains(&caller.key_id())
+            || self.stops.of(caller).is_some()
+    }
+
+    /// Ends the connections of all who are stopped.
+    pub(crate) fn end_stopped(&self) {
+        let stopped = self.sessions.values().filter(|one| self.stops.of(&one.caller).is_some());
+        for one in stopped {
+            one.switch.send_replace(true);
+        }
     }
 
     /// Notes the end of an allowed call and settles its budget.
@@ -267,18 +293,17 @@ impl State {
         invocation: Invocation,
         hold: Hold,
     ) {
-        let again = decision.supersedes.is_some_and(|id| self.holds.get(&id, 0).is_some());
         let (Some(grant), Some(tool_digest)) = (invocation.grant, invocation.tool_digest) else {
             return;
         };
-        if again {
-            return;
-        }
         let Invocation { sandbox, tool, .. } = invocation;
         let (call, policy) = (hold.call, decision.policy);
         let exact = Exact { sandbox, grant, tool_digest, call, policy };
-        let pending = Pending::new(exact, &tool, hold.needed, hold.expires_ms);
-        self.holds.insert(digest, pending, decision.time_ms);
+        // The same call, made again, waits for the people who were asked before.
+        if self.holds.standing(&exact, decision.time_ms) == Standing::New {
+            let pending = Pending::new(exact, &tool, hold.needed, hold.expires_ms);
+            self.holds.insert(digest, pending, decision.time_ms);
+        }
     }
 
     /// Takes an approval again, if its approver is still listed.

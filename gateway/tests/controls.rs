@@ -230,3 +230,70 @@ async fn a_yes_does_not_pass_a_revoked_grant() {
     scene.say(&keys, "bob", &call, |_| ()).await;
     assert_eq!(code(&port.answer(id).await.unwrap()), "grant_revoked");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_of_all_outlives_a_restart_and_takes_two_persons_to_lift() {
+    let (house, keys) = approving();
+    let scene = Scene::in_house(house).await;
+    scene.add(grant(&["fx.echo"], 20)).await;
+    let mut port = scene.port().await;
+    assert_eq!(code(&port.call("fx.echo", json!({})).await.unwrap()), "none");
+    let stop = |scope: &str| Command::Stop {
+        scope: scope.to_owned(),
+        level: "freeze".to_owned(),
+        reason: "test".to_owned(),
+    };
+    let lift = |scope: &str, approvals: Vec<String>| Command::StopLift {
+        scope: scope.to_owned(),
+        reason: "over".to_owned(),
+        approvals,
+    };
+    // A task is lifted by the operator alone.
+    assert!(matches!(scene.admin(stop("task:report")).await, Reply::Done(_)));
+    assert!(port.call("fx.echo", json!({})).await.is_err());
+    let sequence = port.sequence - 1;
+    assert!(matches!(scene.admin(stop("everybody")).await, Reply::Refused(_)));
+    assert!(matches!(scene.admin(lift("task:other", vec![])).await, Reply::Refused(_)));
+    assert!(matches!(scene.admin(lift("task:report", vec![])).await, Reply::Done(_)));
+    // All takes two persons, also after a restart.
+    assert!(matches!(scene.admin(stop("all")).await, Reply::Done(_)));
+    let house = scene.stop().await;
+    let scene = Scene::in_house(house).await;
+    let credential = port.credential;
+    let wire = scene.house.connect(&scene.gateway, &credential).await;
+    let Err(error) = harness::Port::hello(wire, credential, sequence, [0; 32]).await else {
+        panic!("a stopped sandbox may not connect");
+    };
+    assert_eq!(error.code, casemate_ledger::cgp::error_code::LEASE, "{error}");
+    let Reply::Stops(stops) = scene.admin(Command::StopList).await else { panic!() };
+    let display = stops[0].display.as_ref().unwrap();
+    let word = |name: &str, hold: &str| {
+        let key = &keys.iter().find(|(known, _)| *known == name).unwrap().1;
+        let approval = Approval {
+            hold: text::from_hex(hold).unwrap().try_into().unwrap(),
+            approve: true,
+            approver: name.to_owned(),
+            display: casemate_ledger::digest(display.as_bytes()),
+            expires: harness::now().plus_seconds(60),
+            reason: None,
+        };
+        let signed = approval.sign(key.public(), |message| key.sign(message));
+        text::base64url(signed.bytes())
+    };
+    let id = &stops[0].id;
+    let zeros = "00".repeat(32);
+    for approvals in [
+        vec![],
+        vec![word("bob", id)],
+        vec![word("bob", id), word("bob2", id)],
+        vec![word("bob", id), word("carol", &zeros)],
+    ] {
+        assert!(matches!(scene.admin(lift("all", approvals)).await, Reply::Refused(_)));
+    }
+    let two = vec![word("bob", id), word("carol", id)];
+    assert!(matches!(scene.admin(lift("all", two)).await, Reply::Done(_)));
+    let mut port = scene.port().await;
+    let _ = port.list().await;
+    let Reply::Stops(stops) = scene.admin(Command::StopList).await else { panic!() };
+    assert!(stops.is_empty());
+}

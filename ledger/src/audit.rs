@@ -19,7 +19,7 @@ use crate::receipt::{Outcome as Found, TrustFile};
 use crate::record::{self, Authentic};
 use crate::{
     Approval, Approvals, Clause, Decision, Event, Grant, Identity, Invocation, Leaf, LeafKind,
-    Outcome, Record, Revocation, RevocationTarget, Verdict, text,
+    Outcome, Record, Revocation, RevocationTarget, Scope, Stop, Verdict, text,
 };
 
 /// What lies beside the log.
@@ -116,6 +116,7 @@ impl<'a> Auditor<'a> {
             LeafKind::Decision => self.decision(record),
             LeafKind::Outcome => self.outcome(record),
             LeafKind::Approval => self.approval(record),
+            LeafKind::Stop => self.stop(record),
             LeafKind::Event => {
                 self.gateways::<Event>(record);
             }
@@ -176,6 +177,15 @@ impl<'a> Auditor<'a> {
             RevocationTarget::Identity(key) => format!("identity {key}"),
             RevocationTarget::Sandbox(uri) => format!("sandbox {uri}"),
         });
+    }
+
+    fn stop(&mut self, record: &[u8]) {
+        let Some(stop) = self.gateways::<Stop>(record) else { return };
+        let scope = stop.scope.to_string();
+        match stop.level {
+            Some(_) => drop(self.ended.insert(scope)),
+            None => drop(self.ended.remove(&scope)),
+        }
     }
 
     /// Approvers are the operator's to name; a trust file does not have their keys.
@@ -269,9 +279,13 @@ impl<'a> Auditor<'a> {
             grant.unwrap_or_default(),
             format!("identity {}", identity.key_id()),
             format!("sandbox {}", call.sandbox),
+            Scope::Sandbox(call.sandbox.clone()).to_string(),
+            Scope::Task(identity.claims.task.clone()).to_string(),
+            Scope::Tenant(identity.tenant.clone()).to_string(),
+            Scope::All.to_string(),
         ];
         match names.iter().find(|name| self.ended.contains(*name)) {
-            Some(name) => Err(fail(format!("allowed after {name} was revoked"))),
+            Some(name) => Err(fail(format!("allowed after {name} was ended"))),
             None => Ok(()),
         }
     }

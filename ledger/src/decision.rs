@@ -169,7 +169,7 @@ impl Record for Decision {
                 .collect::<Result<_, _>>()?,
             time_ms: fields.uint(12)?,
             supersedes: values::optional_array(&mut fields, 15)?,
-            approvals: read_approvals(&mut fields)?,
+            approvals: values::read_digests(&mut fields, 16)?,
         };
         fields.end()?;
         Ok(decision)
@@ -196,14 +196,6 @@ fn read_label(fields: &mut Fields) -> Result<Label, CborError> {
         Some(Label::Public) => Err(fields.wrong(13, "no key for the label public")),
         label => Ok(label.unwrap_or_default()),
     }
-}
-
-fn read_approvals(fields: &mut Fields) -> Result<Vec<[u8; 32]>, CborError> {
-    let items = values::optional_items(fields, 16, 4)?.into_iter();
-    items
-        .map(|item| item.into_bytes().ok().and_then(|bytes| bytes.try_into().ok()))
-        .collect::<Option<_>>()
-        .ok_or_else(|| fields.wrong(16, "digests of 32 bytes"))
 }
 
 impl Hold {

@@ -3,7 +3,8 @@
 use crate::record::{self, Record};
 use crate::text::hex;
 use crate::{
-    Approval, Decision, Event, Grant, Invocation, Outcome, Revocation, RevocationTarget, Verdict,
+    Approval, Decision, Event, Grant, Invocation, Outcome, Revocation, RevocationTarget, Stop,
+    Verdict,
 };
 
 /// One leaf, its record still bytes.
@@ -30,6 +31,8 @@ pub enum LeafKind {
     Event,
     /// A person's word on a call that waits, signed by that person.
     Approval,
+    /// The operator stops sandboxes or lets them go on, signed by the gateway.
+    Stop,
 }
 
 /// Why bytes are not a leaf.
@@ -49,13 +52,14 @@ pub const MAX_LEAF_BYTES: usize = 65_535;
 const VERSION: u8 = 1;
 
 impl LeafKind {
-    const CODES: [(u8, Self); 6] = [
+    const CODES: [(u8, Self); 7] = [
         (1, Self::Grant),
         (2, Self::Revocation),
         (3, Self::Decision),
         (4, Self::Outcome),
         (5, Self::Event),
         (6, Self::Approval),
+        (7, Self::Stop),
     ];
 
     fn code(self) -> u8 {
@@ -94,7 +98,7 @@ impl Leaf {
             return Err(error("version", "1", version.to_string()));
         }
         let kind = LeafKind::from_code(*code)
-            .ok_or_else(|| error("kind", "a known kind (1 to 6)", code.to_string()))?;
+            .ok_or_else(|| error("kind", "a known kind (1 to 7)", code.to_string()))?;
         Ok(Self { kind, record: record.to_vec() })
     }
 }
@@ -125,6 +129,10 @@ impl Leaf {
             LeafKind::Approval => peek::<Approval>(&self.record).map(|approval| {
                 let word = if approval.approve { "yes" } else { "no" };
                 format!("{word} by {} to {}", approval.approver, hex(&approval.hold))
+            }),
+            LeafKind::Stop => peek::<Stop>(&self.record).map(|stop| {
+                let word = stop.level.map_or("lift", crate::StopLevel::name);
+                format!("{word} {} by {}: {}", stop.scope, stop.by, stop.reason)
             }),
             LeafKind::Event => peek::<Event>(&self.record).map(|event| {
                 let sandbox = event.sandbox.map(|sandbox| format!(" {sandbox}"));

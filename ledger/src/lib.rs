@@ -39,6 +39,7 @@ pub mod quorum;
 pub mod receipt;
 pub mod record;
 mod revocation;
+mod stop;
 pub mod text;
 pub mod tile;
 pub mod tool;
@@ -63,6 +64,7 @@ pub use outcome::{Outcome, Status, Upstream};
 pub use pattern::Pattern;
 pub use record::{Authentic, Record, RecordError};
 pub use revocation::{Revocation, RevocationTarget};
+pub use stop::{Scope, Stop, StopError, StopLevel};
 
 /// SHA-256 of `bytes`: the one hash of this crate's formats.
 pub fn digest(bytes: &[u8]) -> [u8; 32] {

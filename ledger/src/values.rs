@@ -75,6 +75,15 @@ pub(crate) fn optional_text(fields: &mut Fields, key: u64) -> Result<Option<Stri
     optional(fields, key, "a text string", |value| value.into_text().ok())
 }
 
+/// The digests under `key`, at most 4, or nothing for none.
+pub(crate) fn read_digests(fields: &mut Fields, key: u64) -> Result<Vec<[u8; 32]>, CborError> {
+    let items = optional_items(fields, key, 4)?.into_iter();
+    items
+        .map(|item| item.into_bytes().ok().and_then(|bytes| bytes.try_into().ok()))
+        .collect::<Option<_>>()
+        .ok_or_else(|| fields.wrong(key, "digests of 32 bytes"))
+}
+
 /// The text under `key`, if there is one, 1 to `most` bytes long.
 pub(crate) fn optional_bounded_text(
     fields: &mut Fields,

@@ -12,6 +12,7 @@ mod held;
 mod loops;
 mod rate;
 mod retry;
+mod rules;
 
 pub(crate) use approval::{Exact, Holds, Pending, Standing, Statement, expired};
 pub(crate) use boundary::Raised;
@@ -20,6 +21,8 @@ pub(crate) use held::{Held, User};
 pub use loops::LoopLimits;
 pub(crate) use loops::{Ended, Finding, Level, Loops};
 pub(crate) use retry::RetryPlan;
+pub(crate) use rules::Rules;
+pub use rules::RulesError;
 
 use casemate_attestation::{Properties, Risk};
 use casemate_ledger::cgp::{Denial, DenyCode};
@@ -29,6 +32,9 @@ use serde_json::Value;
 use self::budget::Allowance;
 use crate::clock::Now;
 use crate::config::BoundaryFloor;
+
+/// The most rules that a decision names.
+const MAX_POLICIES: usize = 48;
 
 /// A call whose envelope was checked.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +106,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) standing: &'a Standing,
     /// Why the arguments reach for what the tool's configuration does not give.
     pub(crate) reach: Option<&'a Denial>,
+    /// The organisation's rules, if there are any.
+    pub(crate) rules: Option<&'a Rules>,
 }
 
 /// A decision with all that its record needs.
@@ -123,6 +131,8 @@ pub(crate) struct Ruling {
     pub(crate) ask: Option<Approvals>,
     /// The approvals that the verdict rests on.
     pub(crate) approvals: Vec<[u8; 32]>,
+    /// What the organisation's rules were that decided, or would have.
+    policies: Vec<String>,
 }
 
 /// Leave for one call.
@@ -161,12 +171,16 @@ pub(crate) fn decide(facts: &Facts<'_>, call: &Call<'_>, now: Now) -> Ruling {
         loops: None,
         ask: None,
         approvals: Vec::new(),
+        policies: Vec::new(),
     };
     ruling.verdict = judge(facts, call, now, &mut ruling);
     ruling.rules = match &ruling.verdict {
         Ok(permit) => permit.rules(),
         Err(denial) => vec![denial.rule.clone()],
     };
+    let policies = std::mem::take(&mut ruling.policies).into_iter();
+    let new: Vec<String> = policies.filter(|name| !ruling.rules.contains(name)).collect();
+    ruling.rules.extend(new.into_iter().take(MAX_POLICIES));
     if let Some(Some(finding)) = ruling.loops {
         ruling.rules.push(format!("gate/loops/{}/{}", finding.rule, finding.count));
     }
@@ -212,6 +226,13 @@ fn judge(
     let line = fitting_line(facts, call)?;
     line.iter().try_for_each(|fit| open(fit, now))?;
     assess(facts, &line, call, ruling)?;
+    if let (Some(rules), Some(fit)) = (facts.rules, line.first()) {
+        let about = (ruling.raised.effective, facts.seen);
+        let mut said = rules.ask(call, tool, fit, about, now);
+        let verdict = said.verdict();
+        ruling.policies = said.rules;
+        verdict?;
+    }
     flow::check(facts, &line)?;
     facts.loops.check_duplicate(call, now)?;
     let finding = facts.loops.look(facts.loop_limits, call, now);

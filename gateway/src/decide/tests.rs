@@ -35,7 +35,7 @@ pub(crate) fn identity() -> Identity {
     }
 }
 
-fn grant() -> Grant {
+pub(crate) fn grant() -> Grant {
     Grant {
         id: [9; 16],
         issuer: "ops".to_owned(),
@@ -52,7 +52,7 @@ fn grant() -> Grant {
     }
 }
 
-fn signed(grant: Grant) -> Authentic<Grant> {
+pub(crate) fn signed(grant: Grant) -> Authentic<Grant> {
     let key = SigningKey::generate().unwrap();
     grant.sign(key.public(), |message| key.sign(message))
 }
@@ -73,7 +73,7 @@ pub(crate) fn tool() -> PinnedTool {
     }
 }
 
-fn facts<'a>(grants: &'a [&'a Held]) -> Facts<'a> {
+pub(crate) fn facts<'a>(grants: &'a [&'a Held]) -> Facts<'a> {
     static FLOOR: std::sync::LazyLock<BoundaryFloor> =
         std::sync::LazyLock::new(BoundaryFloor::default);
     static LOOPS: std::sync::LazyLock<Loops> = std::sync::LazyLock::new(Loops::default);
@@ -88,10 +88,11 @@ fn facts<'a>(grants: &'a [&'a Held]) -> Facts<'a> {
         breaker: &BREAKER,
         standing: &Standing::New,
         reach: None,
+        rules: None,
     }
 }
 
-fn at(seconds: u64) -> Now {
+pub(crate) fn at(seconds: u64) -> Now {
     Now { unix_ms: (START + seconds) * 1000, monotonic_us: seconds * 1_000_000 }
 }
 
