@@ -8,15 +8,19 @@ mod harness;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use casemate_gateway::{Client, Command, SigningKey};
+use casemate_gateway::{Command, Reply, SigningKey, Waiting};
 use casemate_ledger::audit::{Auditor, Report};
+use casemate_ledger::cgp::{Message, method};
 use casemate_ledger::constraint::Rule;
 use casemate_ledger::receipt::TrustFile;
 use casemate_ledger::{
-    Clause, Constraint, Decision, Grant, Leaf, LeafKind, Outcome, Record, Verdict, record, text,
+    Approvals, Clause, Constraint, Decision, Grant, Leaf, LeafKind, Outcome, Record, Stop, Verdict,
+    record, text,
 };
 use casemate_ledger_store::{Export, Published};
-use harness::{House, claims, grant};
+use harness::people::approving;
+use harness::scene::Scene as Live;
+use harness::{House, Port, code, grant};
 use serde_json::json;
 
 struct Scene {
@@ -50,25 +54,21 @@ impl Scene {
 
 /// Three allowed calls, one over the constraint, one over the budget.
 async fn scene() -> Scene {
-    let house = House::new();
-    let gateway = house.gateway().await;
-    let socket = house.directory.join("admin.sock");
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let served = std::sync::Arc::clone(&gateway);
-    let serving = tokio::spawn(async move { served.serve(stopped).await });
-    while Client::call(&socket, &Command::Status).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
     let one = Constraint::at("/to", Rule::OneOf(vec!["alice".to_owned(), "bob".to_owned()]));
     let clause = Clause { arguments: vec![one], ..Clause::of("fx.echo") };
-    let signed = house.sign(Grant { tools: vec![clause], ..grant(&["fx.echo"], 3) });
-    let add = Command::GrantAdd { grant: text::base64url(&signed) };
-    Client::call(&socket, &add).await.unwrap();
-    let mut port = house.port(&gateway, house.authority.identity(claims())).await;
+    let (live, mut port) =
+        Live::with(Grant { tools: vec![clause], ..grant(&["fx.echo"], 3) }).await;
     for (number, to) in ["alice", "bob", "mallory", "alice", "bob"].into_iter().enumerate() {
         port.call("fx.echo", json!({ "to": to, "number": number })).await.unwrap();
     }
-    let public = gateway.public().clone();
+    drop(port);
+    taken(live).await
+}
+
+/// What an auditor is given of a gateway, which ends.
+async fn taken(live: Live) -> Scene {
+    let public = live.gateway.public().clone();
+    let house = live.stop().await;
     let trust = TrustFile::from_toml(&format!(
         "log = \"{}\"\ngateway_key = \"{}\"\nidentity_ca = '''\n{}'''\ntrust_anchors = ''\n\
          [[issuer]]\nname = \"ops\"\nkey = \"{}\"\n",
@@ -78,10 +78,6 @@ async fn scene() -> Scene {
         text::hex(house.issuer.public())
     ))
     .unwrap();
-    drop(port);
-    stop.send_replace(true);
-    serving.await.unwrap().unwrap();
-    drop(gateway);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let log = Published::open(&house.directory.join("state/log"), &trust.log).unwrap();
     let leaves = (0..log.head().size.div_ceil(256)).flat_map(|at| log.bundle(at).unwrap());
@@ -171,4 +167,104 @@ fn forged(scene: &Scene, decision: usize) {
     let mut leaves = scene.leaves.clone();
     leaves.push(Leaf::new(LeafKind::Outcome, signed.bytes()).encode());
     assert_eq!(failures(&scene.audit(&leaves)), ["pair.decision"]);
+}
+
+type Keys = Vec<(&'static str, SigningKey)>;
+
+/// Makes a call that waits, and leaves it there.
+async fn left_waiting(live: &Live, port: &mut Port, number: u64) -> Waiting {
+    let id = port.start("fx.echo", json!({ "number": number }), &|_| ()).await;
+    let waiting = live.waiting(1).await.remove(0);
+    let params = json!({ "requestId": id });
+    port.wire.send(&Message::notification(method::CANCELLED, params)).await;
+    assert_eq!(code(&port.answer(id).await.unwrap()), "approval_pending");
+    waiting
+}
+
+/// A call that is approved while it waits (0), one that is made again and then
+/// approved (1), one that is approved and then made again (2), a stop that is
+/// lifted, and one more approved call (3).
+async fn asked(live: Live, keys: &Keys) -> Scene {
+    let clause = Clause { approvals: Approvals::One, ..Clause::of("fx.echo") };
+    live.add(Grant { tools: vec![clause], ..grant(&["fx.echo"], 20) }).await;
+    let mut port = live.port().await;
+    for number in [0, 1] {
+        if number == 1 {
+            left_waiting(&live, &mut port, number).await;
+        }
+        let id = port.start("fx.echo", json!({ "number": number }), &|_| ()).await;
+        port.list().await;
+        let waiting = live.waiting(1).await.remove(0);
+        assert!(matches!(live.say(keys, "bob", &waiting, |_| ()).await, Reply::Done(_)));
+        assert_eq!(code(&port.answer(id).await.unwrap()), "none");
+    }
+    let (scope, reason) = ("task:report".to_owned(), "test".to_owned());
+    let stop =
+        Command::Stop { scope: scope.clone(), level: "freeze".to_owned(), reason: reason.clone() };
+    for number in [2, 3] {
+        if number == 3 {
+            assert!(matches!(live.admin(stop.clone()).await, Reply::Done(_)));
+            let lift = Command::StopLift {
+                scope: scope.clone(),
+                reason: reason.clone(),
+                approvals: vec![],
+            };
+            assert!(matches!(live.admin(lift).await, Reply::Done(_)));
+            let wire = live.house.connect(&live.gateway, &port.credential).await;
+            let (sequence, previous) = (port.sequence, port.previous);
+            port = Port::hello(wire, port.credential, sequence, previous).await.unwrap();
+        }
+        let waiting = left_waiting(&live, &mut port, number).await;
+        assert!(matches!(live.say(keys, "bob", &waiting, |_| ()).await, Reply::Done(_)));
+        let done = port.call("fx.echo", json!({ "number": number })).await.unwrap();
+        assert_eq!(code(&done), "none");
+    }
+    drop(port);
+    taken(live).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stops_and_calls_that_are_made_again_are_read_as_what_they_are() {
+    let (house, keys) = approving();
+    let scene = asked(Live::in_house(house).await, &keys).await;
+    let report = scene.audit(&scene.leaves);
+    println!("{:?}", report.counts);
+    assert!(report.holds(), "{:?}", report.findings);
+    assert_eq!(report.counts["chain.held"].pass, 2);
+    assert_eq!(report.counts["decision.replay"].pass, 4, "{:?}", report.findings);
+    // What was approved before it was made again shows in its arguments alone.
+    let closed = Export::open(&scene.state(), None).unwrap().audit(&scene.trust).unwrap();
+    assert!(closed.holds(), "{:?}", closed.findings);
+    assert_eq!(closed.counts["decision.replay"].pass, 2, "{:?}", closed.findings);
+
+    let without = |at: usize| {
+        let mut leaves = scene.leaves.clone();
+        leaves.remove(at);
+        failures(&scene.audit(&leaves))
+    };
+    let lift = scene
+        .find(LeafKind::Stop, |leaf| record::peek::<Stop>(&leaf.record).unwrap().1.level.is_none());
+    assert_eq!(without(lift), ["revocation.order"]);
+    assert_eq!(without(scene.find(LeafKind::Approval, |_| true)), ["decision.replay"]);
+    approved_elsewhere(&scene);
+}
+
+/// The gateway's own key cannot have a yes count for another call.
+fn approved_elsewhere(scene: &Scene) {
+    let key = SigningKey::open(&scene.state().join("keys/record.key")).unwrap();
+    let leaves = scene.leaves.iter().map(|leaf| Leaf::decode(leaf).unwrap()).enumerate();
+    let decisions = leaves.filter(|(_, leaf)| leaf.kind == LeafKind::Decision);
+    let read = decisions.map(|(at, leaf)| (at, record::peek::<Decision>(&leaf.record).unwrap().1));
+    let allowed: Vec<_> = read.filter(|(_, decision)| decision.verdict.is_allow()).collect();
+    let (first, rest) = (&allowed[0].1, &allowed[1..]);
+    assert_eq!(rest.len(), 3);
+    for (at, decision) in rest {
+        let approvals = first.approvals.clone();
+        let forged = Decision { approvals, ..decision.clone() };
+        let signed = forged.sign(key.public(), |message| key.sign(message));
+        let mut leaves = scene.leaves.clone();
+        leaves[*at] = Leaf::new(LeafKind::Decision, signed.bytes()).encode();
+        let found = failures(&scene.audit(&leaves));
+        assert!(found.contains(&"decision.replay"), "{found:?}");
+    }
 }

@@ -1,12 +1,11 @@
 //! Controls through a whole gateway, with the limits that operators get.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
-
 mod harness;
 
 use casemate_attestation::UnixTime;
-use casemate_gateway::{Command, Reply, SigningKey, Waiting};
+use casemate_gateway::{Command, Reply};
 use casemate_ledger::{Approval, Approvals, Clause, Decimal, Grant, Record, Threshold, text};
+use harness::people::approving;
 use harness::scene::Scene;
 use harness::{House, code, grant};
 use serde_json::json;
@@ -77,22 +76,6 @@ async fn a_tool_server_that_fails_is_left_alone() {
     assert_eq!(code(&port.call("fx.echo", json!({})).await.unwrap()), "none");
 }
 
-/// A house in which alice, bob and carol may approve; bob has two keys.
-fn approving() -> (House, Vec<(&'static str, SigningKey)>) {
-    let mut house = House::new();
-    let people = [("alice", "alice"), ("bob", "bob"), ("bob2", "bob"), ("carol", "carol")];
-    let mut keys = Vec::new();
-    for (name, person) in people {
-        let key = SigningKey::generate().unwrap();
-        let public = text::hex(key.public());
-        let table =
-            format!("[[approver]]\nname = \"{name}\"\nperson = \"{person}\"\nkey = \"{public}\"\n");
-        house.controls.push_str(&table);
-        keys.push((name, key));
-    }
-    (house, keys)
-}
-
 /// Payments by echo: above 10 one person, above 100 two; the task is alice's.
 fn payments() -> Grant {
     let above = |amount: u64, approvals| Threshold {
@@ -103,41 +86,6 @@ fn payments() -> Grant {
     let thresholds = vec![above(10, Approvals::One), above(100, Approvals::Two)];
     let clause = Clause { thresholds, ..Clause::of("fx.echo") };
     Grant { tools: vec![clause], owner: Some("alice".to_owned()), ..grant(&["fx.echo"], 20) }
-}
-
-impl Scene {
-    async fn waiting(&self, count: usize) -> Vec<Waiting> {
-        loop {
-            let Reply::Approvals(calls) = self.admin(Command::ApprovalList).await else { panic!() };
-            if calls.len() >= count {
-                return calls;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Has one of `keys` answer, after `change` of what is signed.
-    async fn say(
-        &self,
-        keys: &[(&str, SigningKey)],
-        name: &str,
-        call: &Waiting,
-        change: impl FnOnce(&mut Approval),
-    ) -> Reply {
-        let key = &keys.iter().find(|(known, _)| *known == name).unwrap().1;
-        let display = call.display.as_deref().unwrap_or("nothing");
-        let mut approval = Approval {
-            hold: text::from_hex(&call.id).unwrap().try_into().unwrap(),
-            approve: true,
-            approver: name.to_owned(),
-            display: casemate_ledger::digest(display.as_bytes()),
-            expires: harness::now().plus_seconds(60),
-            reason: None,
-        };
-        change(&mut approval);
-        let signed = approval.sign(key.public(), |message| key.sign(message));
-        self.admin(Command::ApprovalAdd { approval: text::base64url(signed.bytes()) }).await
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

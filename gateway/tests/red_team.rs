@@ -12,8 +12,9 @@ use casemate_gateway::{Command, Reply};
 use casemate_ledger::cgp::{Message, error_code, meta, method};
 use casemate_ledger::constraint::{Constraint, Rule};
 use casemate_ledger::{
-    Budgets, Clause, Decimal, Effect, Grant, GrantRef, Label, Sum, Window, text,
+    Approvals, Budgets, Clause, Decimal, Effect, Grant, GrantRef, Label, Sum, Window, text,
 };
+use harness::people::approving;
 use harness::scene::Scene;
 use harness::{House, Port, claims, code, grant, no_arguments};
 use serde_json::{Value, json};
@@ -191,4 +192,22 @@ async fn envelopes_that_are_too_large_or_not_ones_cost_no_number() {
     }
     assert_eq!(code(&port.call("fx.echo", no_arguments()).await.unwrap()), "none");
     assert_eq!(port.sequence, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_yes_lets_one_of_two_same_calls_run() {
+    let (house, keys) = approving();
+    let scene = Scene::in_house(house).await;
+    let clause = Clause { approvals: Approvals::One, ..Clause::of("fx.echo") };
+    scene.add(Grant { tools: vec![clause], ..grant(&["fx.echo"], 20) }).await;
+    let mut port = scene.port().await;
+    for _ in 0..2 {
+        port.start("fx.echo", json!({}), &|_| ()).await;
+    }
+    port.list().await;
+    let waiting = scene.waiting(1).await.remove(0);
+    scene.say(&keys, "bob", &waiting, |_| ()).await;
+    let mut codes = BTreeMap::new();
+    answers(&mut port, 2, &mut codes).await;
+    assert_eq!(codes, [("none".to_owned(), 1), ("approval_expired".to_owned(), 1)].into());
 }

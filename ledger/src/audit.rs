@@ -18,7 +18,7 @@ use crate::cgp::DenyCode;
 use crate::receipt::{Outcome as Found, TrustFile};
 use crate::record::{self, Authentic};
 use crate::{
-    Approval, Approvals, Clause, Decision, Event, Grant, Identity, Invocation, Leaf, LeafKind,
+    Approval, Clause, Decision, Event, Grant, GrantRef, Hold, Identity, Invocation, Leaf, LeafKind,
     Outcome, Record, Revocation, RevocationTarget, Scope, Stop, Verdict, text,
 };
 
@@ -77,10 +77,32 @@ pub struct Auditor<'a> {
     chains: BTreeMap<(String, u64), (u64, [u8; 32])>,
     identities: BTreeMap<[u8; 32], Option<Identity>>,
     open: BTreeMap<[u8; 32], u64>,
-    holds: BTreeMap<[u8; 32], Vec<u8>>,
+    holds: BTreeMap<[u8; 32], Held>,
     approvals: BTreeMap<[u8; 32], Approval>,
     ended: BTreeSet<String>,
     at: u64,
+}
+
+/// A call that waited for people.
+struct Held {
+    invocation: Vec<u8>,
+    about: About,
+    /// The gateway's keyed digest of tool and arguments.
+    call: [u8; 32],
+    /// The commitment to the arguments.
+    arguments: [u8; 32],
+    /// Whether another decision stands in its place.
+    superseded: bool,
+}
+
+/// What people approve, beside the arguments.
+#[derive(PartialEq, Eq)]
+struct About {
+    sandbox: String,
+    tool: String,
+    tool_digest: Option<[u8; 32]>,
+    grant: Option<GrantRef>,
+    policy: [u8; 32],
 }
 
 type Checked<T = ()> = Result<T, (Found, String)>;
@@ -214,8 +236,8 @@ impl<'a> Auditor<'a> {
         let call = Invocation::verify(&decision.invocation, &identity.key).map_err(failed);
         let Some(call) = self.note("call.signature", call) else { return };
         self.order(&decision, &call);
-        if matches!(decision.verdict, Verdict::Hold(_)) {
-            self.holds.insert(decision.digest(), decision.invocation.clone());
+        if let Verdict::Hold(hold) = decision.verdict {
+            self.holds.insert(decision.digest(), Held::of(&hold, &decision, &call));
         }
         if decision.verdict.is_allow() {
             let ended = self.not_ended(&call, &identity);
@@ -255,9 +277,11 @@ impl<'a> Auditor<'a> {
     /// The call comes next in its chain; one that waited for people came before.
     fn order(&mut self, decision: &Decision, call: &Authentic<Invocation>) {
         if let Some(hold) = decision.supersedes {
-            let held = self.holds.remove(&hold).filter(|held| *held == decision.invocation);
+            let held = self.holds.get_mut(&hold).filter(|held| !held.superseded);
+            let held = held.filter(|held| held.invocation == decision.invocation);
             let why = "a decision in place of none that held this very call";
-            self.note("chain.held", held.map(drop).ok_or_else(|| fail(why)));
+            let checked = held.map(|held| held.superseded = true).ok_or_else(|| fail(why));
+            self.note("chain.held", checked);
             return;
         }
         let key = (call.sandbox.clone(), call.epoch);
@@ -305,11 +329,20 @@ impl<'a> Auditor<'a> {
             ("a risk within the ceiling", risk <= grant.risk_ceiling),
             ("a call within the budget", calls < grant.budgets.calls),
             ("the count of calls before", counted(decision, calls)),
-            ("the people that the clause asks for", self.approved(decision, clause)),
         ];
         if let Some((fact, _)) = facts.iter().find(|(_, holds)| !holds) {
             return Err(fail(format!("allowed without {fact}")));
         }
+        let people = self.approved(decision, call, clause);
+        if let Err((Found::Fail, _)) = people {
+            return people;
+        }
+        self.constrained(call, clause)?;
+        people
+    }
+
+    /// The disclosed arguments are within the clause's constraints.
+    fn constrained(&self, call: &Invocation, clause: &Clause) -> Checked {
         if clause.arguments.is_empty() && clause.thresholds.is_empty() && clause.sums.is_empty() {
             return Ok(());
         }
@@ -368,20 +401,46 @@ impl<'a> Auditor<'a> {
         value.ok_or((Found::NotCheckable, why))
     }
 
-    /// Enough different people said yes to the decision that held the call.
-    fn approved(&self, decision: &Decision, clause: &Clause) -> bool {
-        let hold = decision.supersedes;
-        let people: BTreeSet<&str> = decision
-            .approvals
-            .iter()
-            .filter_map(|digest| self.approvals.get(digest))
-            .filter(|approval| approval.approve && Some(approval.hold) == hold)
-            .map(|approval| approval.approver.as_str())
-            .collect();
-        match clause.approvals {
-            Approvals::None => true,
-            Approvals::One => !people.is_empty(),
-            Approvals::Two => people.len() >= 2,
+    /// Enough different people said yes to this call.
+    fn approved(&self, decision: &Decision, call: &Invocation, clause: &Clause) -> Checked {
+        let (mut people, mut unknown) = (BTreeSet::new(), None);
+        let approvals = decision.approvals.iter().filter_map(|digest| self.approvals.get(digest));
+        for approval in approvals.filter(|approval| approval.approve) {
+            match self.held_before(&approval.hold, decision, call) {
+                Ok(true) => drop(people.insert(approval.approver.as_str())),
+                Ok(false) => {}
+                Err(found) => unknown = Some(found),
+            }
+        }
+        match unknown {
+            _ if people.len() >= clause.approvals.count() => Ok(()),
+            Some(found) => Err(found),
+            None => Err(fail("allowed without the people that the clause asks for")),
+        }
+    }
+
+    /// Whether the decision `hold` held this call, or the same one made before:
+    /// by the gateway's digest of it, or else by the arguments themselves.
+    fn held_before(
+        &self,
+        hold: &[u8; 32],
+        decision: &Decision,
+        call: &Invocation,
+    ) -> Checked<bool> {
+        let about = About::of(decision, call);
+        let Some(held) = self.holds.get(hold).filter(|held| held.about == about) else {
+            return Ok(false);
+        };
+        if held.invocation == decision.invocation {
+            return Ok(true);
+        }
+        if let Some(last) = decision.supersedes.and_then(|last| self.holds.get(&last)) {
+            return Ok(last.call == held.call);
+        }
+        let both = [&held.arguments, &call.arguments.digest].map(|one| self.material.payload(one));
+        match both {
+            [Some(before), Some(now)] => Ok(before == now),
+            _ => not_checkable("whether people approved these arguments, which are not disclosed"),
         }
     }
 
@@ -391,6 +450,30 @@ impl<'a> Auditor<'a> {
         while let Some((grant, calls)) = next.and_then(|id| self.grants.get_mut(&id)) {
             *calls += 1;
             next = grant.parent.map(|parent| parent.id).filter(|id| *id != grant.id);
+        }
+    }
+}
+
+impl Held {
+    fn of(hold: &Hold, decision: &Decision, call: &Invocation) -> Self {
+        Self {
+            invocation: decision.invocation.clone(),
+            about: About::of(decision, call),
+            call: hold.call,
+            arguments: call.arguments.digest,
+            superseded: false,
+        }
+    }
+}
+
+impl About {
+    fn of(decision: &Decision, call: &Invocation) -> Self {
+        Self {
+            sandbox: call.sandbox.clone(),
+            tool: call.tool.clone(),
+            tool_digest: call.tool_digest,
+            grant: call.grant,
+            policy: decision.policy,
         }
     }
 }

@@ -10,6 +10,7 @@
 )]
 #![allow(unreachable_pub, reason = "a module of each test file")]
 
+pub mod people;
 pub mod scene;
 
 use std::os::unix::fs::PermissionsExt;
