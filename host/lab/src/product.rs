@@ -43,12 +43,15 @@ pub(crate) fn demo(_: bool) -> anyhow::Result<String> {
     Ok(format!("all seven steps, {held} checks; {backend}"))
 }
 
-/// The gateway confines tool servers with a root of their own, which the kernel does not give
-/// below an initramfs: from here on the root is a mount like any other.
+/// The gateway confines tool servers with a user name space and a root of their own. The kernel
+/// gives neither below an initramfs, and the first not in a chroot: from here on the root is a
+/// mount over the initramfs, as it is on any installed system.
 fn leave_the_initramfs() -> anyhow::Result<()> {
     fs::create_dir_all("/root-mount")?;
     rustix::mount::mount_bind_recursive("/", "/root-mount")?;
-    rustix::process::chroot("/root-mount")?;
+    rustix::process::chdir("/root-mount")?;
+    rustix::mount::mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
     Ok(rustix::process::chdir("/")?)
 }
 
