@@ -114,7 +114,7 @@ key = "{key}"
 [[upstream]]
 name = "time"
 command = ["{python}", "-m", "mcp_server_time", "--local-timezone", "UTC"]
-confine = {{ read = ["{venv}"] }}
+confine = {{ read = {read} }}
 
 [[upstream.tool]]
 name = "get_current_time"
@@ -129,8 +129,7 @@ risk = "low"
             identity_ca = stage.path("verifier/state/identity-ca.pem").display(),
             key = self.issuer_key,
             python = python.display(),
-            // The directory that the interpreter's packages are in.
-            venv = python.ancestors().nth(2).unwrap_or(python).display(),
+            read = serde_json::to_string(&interpreter_folders(python)?)?,
         );
         let config = stage.write("gateway/gateway.toml", &config)?;
         stage.must(&["gateway", "init", "--config", text(&config)?])?;
@@ -261,3 +260,13 @@ fn present(path: &Path, maker: &str) -> anyhow::Result<PathBuf> {
 }
 
 const SERVICE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the interpreter needs beside the system's own files: the environment
+/// with its packages, and the installation it came from, where that is elsewhere.
+fn interpreter_folders(python: &Path) -> anyhow::Result<Vec<String>> {
+    let real = python.canonicalize().with_context(|| format!("{}", python.display()))?;
+    let folder =
+        |program: &Path| program.ancestors().nth(2).map(|folder| folder.display().to_string());
+    let installation = folder(&real).filter(|_| !real.starts_with("/usr"));
+    Ok(folder(python).into_iter().chain(installation).collect())
+}
