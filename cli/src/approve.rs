@@ -113,20 +113,32 @@ fn show(call: &Waiting) -> anyhow::Result<&str> {
 fn answer(word: &Word, approve: bool) -> anyhow::Result<Answer> {
     let call = find(&word.admin, &word.id)?;
     let display = show(&call)?;
-    let hold = hex::decode(&word.id)?.try_into().ok().context("id: expected 64 hex digits")?;
+    let said = (approve, word.reason.clone());
+    let approval = sign(&word.key, &word.name, (&word.id, display), said)?;
+    word.admin.act(&Command::ApprovalAdd { approval })
+}
+
+/// A person's word on what the decision or stop `hold` is about, of which they
+/// were shown `display`: signed, base64url.
+pub(crate) fn sign(
+    key: &Path,
+    name: &str,
+    (hold, display): (&str, &str),
+    (approve, reason): (bool, Option<String>),
+) -> anyhow::Result<String> {
+    let hold = hex::decode(hold)?.try_into().ok().context("id: expected 64 hex digits")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let key = open(&word.key)?;
+    let key = open(key)?;
     let approval = Approval {
         hold,
         approve,
-        approver: word.name.clone(),
+        approver: name.to_owned(),
         display: casemate_ledger::digest(display.as_bytes()),
         expires: UnixTime(now + LIFETIME_SECONDS),
-        reason: word.reason.clone(),
+        reason,
     };
     let signed = approval.sign(key.public(), |message| key.sign(message));
-    let approval = URL_SAFE_NO_PAD.encode(signed.bytes());
-    word.admin.act(&Command::ApprovalAdd { approval })
+    Ok(URL_SAFE_NO_PAD.encode(signed.bytes()))
 }
 
 fn open(key: &Path) -> anyhow::Result<SigningKey> {

@@ -17,6 +17,7 @@ mod receipt;
 mod run;
 mod secret;
 mod service;
+mod stop;
 mod table;
 mod top;
 mod verifier;
@@ -70,6 +71,9 @@ enum Verb {
     /// Calls that wait for people.
     #[command(subcommand)]
     Approve(approve::Verb),
+    /// Stops sandboxes, tasks, tenants or all, and lets them go on.
+    #[command(subcommand)]
+    Stop(stop::Verb),
     /// Sandboxes, budgets and denials of a gateway, live.
     Top(top::Arguments),
     /// What the gateway recorded.
@@ -133,6 +137,7 @@ fn main() -> ExitCode {
         Verb::Gateway(verb) => gateway::run(&verb),
         Verb::Grant(verb) => grant::run(&verb),
         Verb::Approve(verb) => approve::run(&verb),
+        Verb::Stop(verb) => stop::run(verb),
         Verb::Top(arguments) => top::run(&arguments),
         Verb::Log(verb) => log::run(&verb),
         Verb::Witness(verb) => witness::run(&verb),
