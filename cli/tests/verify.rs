@@ -6,9 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use casemate_attestation::UnixTime;
 use casemate_attestation::azure::PCRS;
+use casemate_attestation::bundle::Verdict;
 use casemate_attestation::tdx::BodyKind;
+use casemate_attestation::{Bundle, Endorsements, UnixTime};
 use casemate_model::azure::Paravisor;
 use casemate_model::tdx::{CollateralSpec, QuoteSpec, TdxConfig, TdxModel};
 use casemate_model::{PspConfig, PspModel};
@@ -44,6 +45,46 @@ fn azure_evidence_of_both_kinds_is_told_by_content() {
         let (code, json) = machine.json(&[&folder], &["--report-data", &hex::encode(USER_DATA)]);
         assert_eq!((code, outcome(&json, "azure.user-data")), (2, "pass"), "{json}");
     }
+}
+
+#[test]
+fn a_pipe_in_a_folder_is_left_out() {
+    let machine = snp_machine();
+    let pipe = Command::new("mkfifo").arg(machine.path("pipe")).status().unwrap();
+    assert!(pipe.success());
+    let (code, json) = machine.json(&[&machine.path("")], &["--nonce", &hex::encode(NONCE)]);
+    assert_eq!((code, outcome(&json, "evidence.bound")), (2, "pass"), "{json}");
+}
+
+#[test]
+fn a_bundle_is_not_judged_by_what_it_would_ignore() {
+    let machine = snp_machine();
+    let bundle = Bundle {
+        evidence: Vec::new(),
+        binding: Vec::new(),
+        endorsements: Endorsements::default(),
+        policy: String::new(),
+        references: String::new(),
+        time: START,
+        verdict: Verdict {
+            boundary: "tee".to_owned(),
+            properties: Vec::new(),
+            hardware: "genuine".to_owned(),
+            anchor: String::new(),
+            measurement: Vec::new(),
+            outcomes: Vec::new(),
+        },
+    };
+    let path = machine.folder.path().join("bundle");
+    std::fs::write(&path, bundle.encode()).unwrap();
+    // Every run of these tests names a time.
+    let output = machine.run(&[&path], &[], b"");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--at: a bundle is judged by"), "{said}");
+    let again = machine.run(&[&path, &path], &[], b"");
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(said.contains("expected one bundle"), "{said}");
 }
 
 #[test]

@@ -40,9 +40,8 @@ impl Gathered {
         let mut gathered = Self::default();
         for path in paths {
             if path == Path::new("-") {
-                let mut bytes = Vec::new();
-                std::io::stdin().take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-                gathered.must_take("standard input", bytes)?;
+                let name = "standard input";
+                gathered.must_take(name, bounded(std::io::stdin(), name)?)?;
             } else if path.is_dir() {
                 gathered.take_folder(path, MAX_DEPTH)?;
             } else {
@@ -65,6 +64,9 @@ impl Gathered {
                 if depth > 0 {
                     self.take_folder(&path, depth - 1)?;
                 }
+            } else if !path.is_file() {
+                // A pipe or a device would never end.
+                self.notes.push(format!("{}: not a regular file, left out", path.display()));
             } else if !self.take(read(&path)?).with_context(|| path.display().to_string())? {
                 self.notes.push(format!("{}: of no kind that is known here", path.display()));
             }
@@ -86,7 +88,9 @@ impl Gathered {
 
     fn take(&mut self, bytes: Vec<u8>) -> anyhow::Result<bool> {
         if let Ok(bundle) = Bundle::decode(&bytes) {
-            self.bundle = Some(bundle);
+            if self.bundle.replace(bundle).is_some() {
+                bail!("expected one bundle, got another");
+            }
         } else if let Ok(evidence) = Evidence::decode(&bytes) {
             self.evidence.items.extend(evidence.items);
         } else if let Some(items) = devices::from_nvidia_json(&bytes) {
@@ -204,12 +208,19 @@ fn is_root_crl(bytes: &[u8]) -> bool {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let context = || format!("cannot read {}", path.display());
-    let size = std::fs::metadata(path).with_context(context)?.len();
-    if size > MAX_FILE_BYTES {
-        bail!("{}: expected at most {MAX_FILE_BYTES} bytes, got {size}", path.display());
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).with_context(|| format!("cannot read {name}"))?;
+    bounded(file, &name)
+}
+
+fn bounded(source: impl Read, name: &str) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = source.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
+    let length = read.with_context(|| format!("cannot read {name}"))?;
+    if u64::try_from(length)? > MAX_FILE_BYTES {
+        bail!("{name}: expected at most {MAX_FILE_BYTES} bytes, got more");
     }
-    std::fs::read(path).with_context(context)
+    Ok(bytes)
 }
 
 #[cfg(test)]

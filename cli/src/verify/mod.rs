@@ -58,6 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
         eprintln!("casemate: {note}");
     }
     if let Some(bundle) = &gathered.bundle {
+        only_the_bundle(arguments)?;
         return match bundle.reverify(&anchors) {
             Ok(appraisal) => Ok(print::appraisal(&appraisal, &[], arguments.json)),
             Err(error) => Ok(print::refusal("bundle", &error.to_string(), arguments.json)),
@@ -79,6 +80,25 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
     };
     let appraisal = appraise(&claims, &policy, &references, expected, now);
     Ok(print::appraisal(&appraisal, &undecided(arguments, &appraisal), arguments.json))
+}
+
+/// A bundle is judged by what is in it, at its own time: whoever also names a
+/// policy or a challenge must not think that it was used.
+fn only_the_bundle(arguments: &Arguments) -> anyhow::Result<()> {
+    let given = [
+        ("--policy", arguments.policy.is_some()),
+        ("--reference", arguments.reference.is_some()),
+        ("--report-data", arguments.report_data.is_some()),
+        ("--nonce", arguments.nonce.is_some()),
+        ("--at", arguments.at.is_some()),
+    ];
+    for (flag, _) in given.iter().filter(|(_, given)| *given) {
+        bail!(
+            "{flag}: a bundle is judged by the policy, challenge and time inside it; to judge its \
+             evidence by others, give the evidence itself"
+        );
+    }
+    Ok(())
 }
 
 /// The rules that failed only because what they compare with was not given:
