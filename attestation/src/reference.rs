@@ -35,8 +35,7 @@ pub struct ImageReference {
     #[serde(default)]
     pub tdx: Vec<TdxReference>,
     /// On Azure the launch measurement is the paravisor's: what it may have
-    /// booted, one for each accepted boot. None: not asked, and then nothing of
-    /// `properties` is believed there.
+    /// booted, one for each accepted boot. None: this image is not known there.
     #[serde(default)]
     pub azure: Vec<AzureReference>,
     /// Digests of kernel, initrd and command line, for a host's claim.
@@ -94,16 +93,24 @@ impl ReferenceValues {
         &self.images
     }
 
-    /// The image that has this SEV-SNP launch digest.
-    pub fn by_snp_measurement(&self, measurement: &[u8; 48]) -> Option<&ImageReference> {
+    /// The images that have this SEV-SNP launch digest. Several share a
+    /// paravisor's.
+    pub fn by_snp_measurement(
+        &self,
+        measurement: &[u8; 48],
+    ) -> impl Iterator<Item = &ImageReference> {
         self.images
             .iter()
-            .find(|image| image.snp_measurements.iter().any(|known| known.0 == *measurement))
+            .filter(|image| image.snp_measurements.iter().any(|known| known.0 == *measurement))
     }
 
-    /// The image of which a TD with these registers is an instance.
-    pub fn by_tdx(&self, mrtd: &[u8; 48], rtmrs: &[[u8; 48]; 4]) -> Option<&ImageReference> {
-        self.images.iter().find(|image| image.tdx.iter().any(|known| known.fits(mrtd, rtmrs)))
+    /// The images of which a TD with these registers is an instance.
+    pub fn by_tdx(
+        &self,
+        mrtd: &[u8; 48],
+        rtmrs: &[[u8; 48]; 4],
+    ) -> impl Iterator<Item = &ImageReference> {
+        self.images.iter().filter(|image| image.tdx.iter().any(|known| known.fits(mrtd, rtmrs)))
     }
 
     /// The image that has these launch digests.
@@ -156,8 +163,8 @@ mod tests {
             "04".repeat(32)
         );
         let values = ReferenceValues::from_toml(&text).unwrap();
-        assert_eq!(values.by_snp_measurement(&[1; 48]).unwrap().label, "a");
-        assert!(values.by_snp_measurement(&[2; 48]).is_none());
+        assert_eq!(values.by_snp_measurement(&[1; 48]).next().unwrap().label, "a");
+        assert!(values.by_snp_measurement(&[2; 48]).next().is_none());
         let launch = LaunchDigests { kernel: [2; 32], initrd: [3; 32], cmdline: [4; 32] };
         assert_eq!(values.by_launch(&launch).unwrap().label, "a");
         assert!(ReferenceValues::from_toml("[[image]]\nlabel = \"a\"\nnote = 1").is_err());
@@ -174,10 +181,10 @@ mod tests {
         );
         let values = ReferenceValues::from_toml(&text).unwrap();
         let rtmrs = |one, two| [[9; 48], [one; 48], [two; 48], [8; 48]];
-        assert!(values.by_tdx(&[1; 48], &rtmrs(2, 3)).is_some());
-        assert!(values.by_tdx(&[1; 48], &rtmrs(2, 4)).is_none());
-        assert!(values.by_tdx(&[1; 48], &rtmrs(4, 3)).is_none());
-        assert!(values.by_tdx(&[2; 48], &rtmrs(2, 3)).is_none());
+        assert!(values.by_tdx(&[1; 48], &rtmrs(2, 3)).next().is_some());
+        assert!(values.by_tdx(&[1; 48], &rtmrs(2, 4)).next().is_none());
+        assert!(values.by_tdx(&[1; 48], &rtmrs(4, 3)).next().is_none());
+        assert!(values.by_tdx(&[2; 48], &rtmrs(2, 3)).next().is_none());
         let firmware_alone =
             format!("[[image]]\nlabel = \"a\"\ntdx = [{{ mrtd = \"{}\" }}]", hex("01"));
         assert!(ReferenceValues::from_toml(&firmware_alone).is_err());

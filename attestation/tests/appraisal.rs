@@ -274,7 +274,26 @@ fn nothing_that_is_not_bound_is_affirmed() {
     let evidence = Evidence { items: vec![snp(|_| {}), host(|_| {})] };
     let claims = verify(&evidence, &bench().anchors, &Endorsements::default(), NOW).unwrap();
     let appraisal = appraise(&claims, &Policy::default(), &references(), Expected::Nothing, NOW);
-    assert_eq!(appraisal.affirmed(Risk::Low).unwrap_err().rule, "evidence.bound");
+    assert_eq!(failed(&appraisal), ["host.report-data", "evidence.bound"]);
+    assert!(appraisal.affirmed(Risk::Low).is_err());
+}
+
+/// A vTPM's nonce is not in the claim, which may be another machine's.
+#[test]
+fn a_host_is_not_believed_where_nothing_ties_its_claim_to_the_evidence() {
+    let claims = verify(
+        &Evidence { items: vec![host(|_| {})] },
+        &bench().anchors,
+        &Endorsements::default(),
+        NOW,
+    )
+    .unwrap();
+    let expected = Expected::TpmNonce(b"nonce");
+    let appraisal = appraise(&claims, &Policy::default(), &references(), expected, NOW);
+    assert_eq!(failed(&appraisal), ["host.report-data", "evidence.bound"]);
+    assert_eq!((appraisal.host(), appraisal.image()), (None, None));
+    assert_eq!(appraisal.boundary(), Boundary::SameHost);
+    assert_eq!(appraisal.properties().iter().count(), 0);
 }
 
 #[test]

@@ -41,6 +41,8 @@ fn azure_evidence_of_both_kinds_is_told_by_content() {
             assert_eq!(json["hardware"], "model");
             let (code, json) = machine.json(paths, &["--nonce", "00"]);
             assert_eq!((code, outcome(&json, "azure.nonce")), (1, "fail"), "{json}");
+            let why = json["machine"][0]["reasons"].to_string();
+            assert!(why.contains("azure.nonce"), "{why}");
         }
         let (code, json) = machine.json(&[&folder], &["--report-data", &hex::encode(USER_DATA)]);
         assert_eq!((code, outcome(&json, "azure.user-data")), (2, "pass"), "{json}");

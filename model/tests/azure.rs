@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use casemate_attestation::anchors::{IntelAnchor, TrustAnchors};
 use casemate_attestation::azure::{HclKind, PCRS, TpmQuote};
+use casemate_attestation::crypto::sha256;
 use casemate_attestation::tdx::BodyKind;
 use casemate_attestation::x509::Certificate;
 use casemate_attestation::{
@@ -71,11 +72,12 @@ fn judge(items: Vec<EvidenceItem>, expected: Expected<'_>) -> Result<Appraisal, 
     let claims = verify(&evidence, &MACHINE.anchors, &Endorsements::default(), NOW)?;
     let references = format!(
         "[[image]]\nlabel = \"i\"\nsnp_measurements = [\"{}\"]\n[[image.tdx]]\nmrtd = \"{}\"\n\
-         rtmr1 = \"{}\"\nrtmr2 = \"{}\"\n",
+         rtmr1 = \"{}\"\nrtmr2 = \"{}\"\n[[image.azure]]\npcrs = {{ 4 = \"{}\" }}\n",
         "09".repeat(48),
         "4d".repeat(48),
         "a1".repeat(48),
         "a2".repeat(48),
+        "07".repeat(32),
     );
     let references = ReferenceValues::from_toml(&references).unwrap();
     Ok(appraise(&claims, &Policy::default(), &references, expected, NOW))
@@ -93,8 +95,6 @@ fn a_challenge_is_answered_by_the_vtpm_or_by_the_user_data() {
     for items in [snp_items(), tdx_items()] {
         let without_quote = items.split_last().unwrap().1.to_vec();
         assert_eq!(failed(items.clone(), Expected::TpmNonce(NONCE)), none);
-        assert_eq!(failed(items.clone(), Expected::ReportData(USER_DATA)), none);
-        assert_eq!(failed(without_quote.clone(), Expected::ReportData(USER_DATA)), none);
         for (items, expected, rule) in [
             (&items, Expected::TpmNonce(b"another"), Some("azure.nonce")),
             (&items, Expected::TpmNonce(b""), Some("azure.nonce")),
@@ -102,8 +102,28 @@ fn a_challenge_is_answered_by_the_vtpm_or_by_the_user_data() {
             (&without_quote, Expected::TpmNonce(NONCE), Some("azure.nonce")),
             (&items, Expected::Nothing, None),
         ] {
-            let rules: Vec<_> = rule.into_iter().chain(["evidence.bound"]).collect();
+            let rules: Vec<_> = rule.into_iter().chain(["azure.pcrs", "evidence.bound"]).collect();
             assert_eq!(failed(items.clone(), expected), rules);
+        }
+    }
+}
+
+/// Fresh user data says nothing of when the registers were read.
+#[test]
+fn an_old_quote_beside_fresh_user_data_is_refused() {
+    let expected = Expected::ReportData(USER_DATA);
+    for items in [snp_items(), tdx_items()] {
+        let (last, rest) = items.split_last().unwrap();
+        let over = |nonce: &[u8]| {
+            let evidence = quote(nonce).encode();
+            [rest, &[EvidenceItem { evidence, ..last.clone() }]].concat()
+        };
+        let fresh = over(&sha256(&USER_DATA));
+        assert_eq!(failed(fresh.clone(), expected), Vec::<&str>::new());
+        assert_eq!(judge(fresh, expected).unwrap().image(), Some("i"));
+        for stale in [items.clone(), over(b""), over(&USER_DATA[..32]), rest.to_vec()] {
+            assert_eq!(failed(stale.clone(), expected), ["azure.pcrs"]);
+            assert_eq!(judge(stale, expected).unwrap().image(), None);
         }
     }
 }
@@ -169,17 +189,30 @@ fn the_guest_is_known_by_the_vtpms_registers() {
         let expected = Expected::TpmNonce(NONCE);
         let appraisal = appraise(&claims, &Policy::default(), &references.unwrap(), expected, NOW);
         let check = appraisal.checks().iter().find(|check| check.rule == "azure.pcrs");
-        check.map(|check| check.outcome).unwrap()
+        let outcome = check.map(|check| check.outcome).unwrap();
+        (outcome, appraisal.image().map(str::to_owned))
     };
+    let (pass, fail) = ((Outcome::Pass, Some("i".to_owned())), (Outcome::Fail, None));
     let pcrs = |four: u8| {
         let (zero, four) = ("07".repeat(32), format!("{four:02x}").repeat(32));
         format!("[[image.azure]]\npcrs = {{ 0 = \"{zero}\", 4 = \"{four}\" }}\n")
     };
-    assert_eq!(judge(snp_items(), ""), Outcome::NotApplicable);
-    assert_eq!(judge(snp_items(), &pcrs(7)), Outcome::Pass);
-    assert_eq!(judge(snp_items(), &pcrs(8)), Outcome::Fail);
-    assert_eq!(judge(snp_items(), &format!("{}{}", pcrs(8), pcrs(7))), Outcome::Pass);
-    assert_eq!(judge(snp_items()[..1].to_vec(), &pcrs(7)), Outcome::Fail);
+    assert_eq!(judge(snp_items(), ""), fail);
+    assert_eq!(judge(snp_items(), &pcrs(7)), pass);
+    assert_eq!(judge(snp_items(), &pcrs(8)), fail);
+    assert_eq!(judge(snp_items(), &format!("{}{}", pcrs(8), pcrs(7))), pass);
+    assert_eq!(judge(snp_items()[..1].to_vec(), &pcrs(7)), fail);
+    // Images share a paravisor: the one that was booted counts, wherever it stands.
+    let second = |four| {
+        let measured = "09".repeat(48);
+        let head = format!("[[image]]\nlabel = \"j\"\nsnp_measurements = [\"{measured}\"]\n");
+        head + &pcrs(four)
+    };
+    let passed = (Outcome::Pass, Some("j".to_owned()));
+    for first in ["", &pcrs(8)] {
+        assert_eq!(judge(snp_items(), &format!("{first}{}", second(7))), passed);
+        assert_eq!(judge(snp_items(), &format!("{first}{}", second(8))), fail);
+    }
     for bad in ["{}", "{ 24 = \"00\" }", "{ x = \"00\" }"] {
         let text = format!("[[image]]\nlabel = \"i\"\n[[image.azure]]\npcrs = {bad}\n");
         assert!(ReferenceValues::from_toml(&text).is_err(), "{bad}");

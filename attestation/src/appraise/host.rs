@@ -1,6 +1,6 @@
 //! Rules on a host's claim.
 
-use super::Findings;
+use super::{Findings, Hardware};
 use crate::boundary::Property;
 use crate::policy::HostPolicy;
 use crate::reference::ReferenceValues;
@@ -20,11 +20,15 @@ pub(super) fn appraise(
     name(host, policy, findings);
     bound(host, report_data, findings);
     age(host, policy, now, findings);
-    launch(host, policy, references, findings);
+    let image = launch(host, policy, references, findings);
     if findings.checks.failed() > before {
         return;
     }
     findings.fresh |= report_data.is_some();
+    // A vendor's hardware says itself what it measured.
+    if findings.hardware != Hardware::Genuine && findings.image.is_none() {
+        findings.image = image;
+    }
     findings.host = Some(host.anchor.label.clone());
     findings.anchor.get_or_insert_with(|| host.anchor.clone());
     findings.claimed_boundary = Some(host.claim.boundary);
@@ -48,7 +52,15 @@ fn name(host: &HostClaims, policy: &HostPolicy, findings: &mut Findings) {
 fn bound(host: &HostClaims, report_data: Option<[u8; 64]>, findings: &mut Findings) {
     let actual = hex(&host.claim.report_data);
     match report_data {
-        None => findings.checks.not_asked("host.report-data", actual),
+        // Nothing ties the claim to this evidence, and a claim of another
+        // machine of the host would do.
+        None => findings.checks.compare(
+            "host.report-data",
+            false,
+            "report data that both sides know",
+            actual,
+            "give the report data or the binding; a vTPM's nonce does not bind a host's claim",
+        ),
         Some(expected) => findings.checks.compare(
             "host.report-data",
             host.claim.report_data == expected,
@@ -80,7 +92,7 @@ fn launch(
     policy: &HostPolicy,
     references: &ReferenceValues,
     findings: &mut Findings,
-) {
+) -> Option<String> {
     let launch = &host.claim.launch;
     let actual = format!(
         "kernel {}, initrd {}, cmdline {}",
@@ -89,12 +101,10 @@ fn launch(
         hex(&launch.cmdline)
     );
     if !policy.require_known_launch {
-        return findings.checks.not_asked("host.launch", actual);
+        findings.checks.not_asked("host.launch", actual);
+        return None;
     }
     let image = references.by_launch(launch);
-    if let Some(image) = image {
-        findings.image.get_or_insert_with(|| image.label.clone());
-    }
     findings.checks.compare(
         "host.launch",
         image.is_some(),
@@ -102,6 +112,7 @@ fn launch(
         actual,
         "launch a known image, or add these digests to the reference values",
     );
+    image.map(|image| image.label.clone())
 }
 
 /// What a host may be believed about: what it built, not what it cannot see to.

@@ -110,7 +110,8 @@ pub(crate) struct Findings {
     /// The evidence carries the expected report data.
     pub(crate) fresh: bool,
     pub(crate) devices: Vec<DeviceVerdict>,
-    /// On Azure: the vTPM's registers, or none without a quote.
+    /// On Azure: the vTPM's registers, or none without a quote that answers the
+    /// challenge.
     pub(crate) vtpm: Option<Vec<[u8; 32]>>,
 }
 
@@ -218,25 +219,21 @@ impl Findings {
         }
     }
 
-    /// What the known `image` enforces. On Azure the CPU measured the paravisor
-    /// alone, so that there the vTPM's registers decide.
-    pub(crate) fn image_properties(&mut self, image: Option<&ImageReference>) -> Properties {
-        let Some(pcrs) = &self.vtpm else {
-            return image.map(|image| image.properties.clone()).unwrap_or_default();
+    /// Notes which of the images `known` by the CPU's measurement this is: what
+    /// it enforces. On Azure the CPU measured the paravisor alone, which many
+    /// images share, so that there the vTPM's registers decide.
+    pub(crate) fn image(&mut self, known: &[&ImageReference]) -> Properties {
+        let image = match &self.vtpm {
+            None => known.first(),
+            Some(pcrs) => {
+                let boots = |image: &&&ImageReference| image.azure.iter().any(|a| a.fits(pcrs));
+                let image = known.iter().find(boots);
+                booted(pcrs, known.first().copied(), image.is_some(), &mut self.checks);
+                image
+            }
         };
-        let known = image.map(|image| image.azure.as_slice()).unwrap_or_default();
-        let fits = known.iter().any(|reference| reference.fits(pcrs));
-        let actual = match pcrs.as_slice() {
-            [] => "no vTPM quote".to_owned(),
-            pcrs => format!("SHA-256 of PCR 0 to 23: {}", hex(&sha256(&pcrs.concat()))),
-        };
-        if known.is_empty() {
-            self.checks.not_asked("azure.pcrs", actual);
-        } else {
-            let hint = "boot what the reference values know, or add its registers to them";
-            self.checks.compare("azure.pcrs", fits, "the registers of a known boot", actual, hint);
-        }
-        image.filter(|_| fits).map(|image| image.properties.clone()).unwrap_or_default()
+        self.image = image.map(|image| image.label.clone());
+        image.map(|image| image.properties.clone()).unwrap_or_default()
     }
 
     /// Notes a verified CPU report. Called by each TEE's own rules with what
@@ -306,6 +303,19 @@ pub(crate) struct CpuFindings {
     pub(crate) debug: bool,
     /// What the reference values say that the measured image enforces.
     pub(crate) image_properties: Properties,
+}
+
+/// The rule on the registers of an Azure machine whose paravisor `first` has.
+fn booted(pcrs: &[[u8; 32]], first: Option<&ImageReference>, fits: bool, checks: &mut Checks) {
+    let actual = match pcrs {
+        [] => "no vTPM quote that answers this challenge".to_owned(),
+        pcrs => format!("SHA-256 of PCR 0 to 23: {}", hex(&sha256(&pcrs.concat()))),
+    };
+    let Some(first) = first else { return checks.not_asked("azure.pcrs", actual) };
+    let expected = format!("the registers of a known boot, as of image {}", first.label);
+    let hint = "ask for a vTPM quote over the challenge, boot what the reference values know, or \
+                add its registers to them";
+    checks.compare("azure.pcrs", fits, expected, actual, hint);
 }
 
 /// What software inside the machine can see to; the rest is the hardware's.

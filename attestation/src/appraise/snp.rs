@@ -369,18 +369,15 @@ fn measured(
     findings: &mut Findings,
 ) {
     let measurement = claims.report.measurement;
-    let image = references.by_snp_measurement(&measurement);
+    let known: Vec<_> = references.by_snp_measurement(&measurement).collect();
     findings.checks.compare(
         "snp.measurement",
-        image.is_some(),
+        !known.is_empty(),
         "the launch digest of a known image",
         hex(&measurement),
         "compare with `casemate measure`, which also explains a digest that differs",
     );
-    if let Some(image) = image {
-        findings.image = Some(image.label.clone());
-    }
-    let image_properties = findings.image_properties(image);
+    let image_properties = findings.image(&known);
     findings.cpu(
         &claims.anchor,
         CpuFindings {

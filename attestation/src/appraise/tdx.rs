@@ -219,19 +219,16 @@ fn measured(
     findings: &mut Findings,
 ) {
     let report = &claims.report;
-    let image = references.by_tdx(&report.mrtd, &report.rtmrs);
+    let known: Vec<_> = references.by_tdx(&report.mrtd, &report.rtmrs).collect();
     let rtmrs: Vec<_> = report.rtmrs.iter().map(|rtmr| hex(rtmr)).collect();
     findings.checks.compare(
         "tdx.measurement",
-        image.is_some(),
+        !known.is_empty(),
         "MRTD and RTMRs of a known image",
         format!("MRTD {}, RTMRs {}", hex(&report.mrtd), rtmrs.join(", ")),
         "compare with `casemate measure`, and replay the event log to see what was loaded",
     );
-    if let Some(image) = image {
-        findings.image = Some(image.label.clone());
-    }
-    let image_properties = findings.image_properties(image);
+    let image_properties = findings.image(&known);
     let open = TdAttributes(TdAttributes::DEBUG.0 | TdAttributes::PROFILING.0);
     findings.cpu(
         &claims.anchor,

@@ -104,7 +104,7 @@ fn only_the_bundle(arguments: &Arguments) -> anyhow::Result<()> {
 /// The rules that failed only because what they compare with was not given:
 /// neither yes nor no.
 fn undecided(arguments: &Arguments, appraisal: &Appraisal) -> Vec<&'static str> {
-    let fresh = ["evidence.bound"].as_slice();
+    let fresh = ["evidence.bound", "host.report-data", "azure.pcrs"].as_slice();
     let image = ["snp.measurement", "tdx.measurement", "host.launch"].as_slice();
     let mut open = Vec::new();
     if arguments.report_data.is_none() && arguments.nonce.is_none() {

@@ -74,7 +74,7 @@ fn cpu(appraisal: &Appraisal, open: &[&str]) -> Node {
     facts.extend(firmware.map(|firmware| ("firmware", firmware)));
     facts.extend(appraisal.measurement().map(|digest| ("measurement", hex::encode(digest))));
     facts.push(("image", appraisal.image().unwrap_or("not known").to_owned()));
-    part("cpu0", appraisal, &["snp.", "tdx.", "evidence."], facts, open)
+    part("cpu0", appraisal, &["snp.", "tdx.", "azure.", "evidence."], facts, open)
 }
 
 fn host_node(appraisal: &Appraisal, host: &str, open: &[&str]) -> Node {
