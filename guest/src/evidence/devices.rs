@@ -3,7 +3,8 @@
 //! Every NVIDIA function on the PCI bus is listed, so that a device without
 //! evidence cannot hide. Asking a real device needs NVIDIA's libraries, which
 //! are not in this image: such a function is listed as not in confidential
-//! mode, and a verifier refuses it. Model devices are asked over the mux.
+//! mode, and a verifier refuses it. A function of a class that we do not know
+//! counts as a GPU. Model devices are asked over the mux, but not in a TEE.
 
 use std::fs;
 use std::io;
@@ -62,6 +63,11 @@ impl Devices {
     /// if the host offers any on the mux.
     pub fn new(bus: &Path, model: Option<Guest>) -> Self {
         Self { bus: bus.to_owned(), model }
+    }
+
+    /// Those on the bus alone.
+    pub(super) fn without_model(self) -> Self {
+        Self { model: None, ..self }
     }
 
     pub(super) fn name(&self) -> Option<&'static str> {
@@ -155,23 +161,49 @@ fn scan(bus: &Path) -> Result<Vec<Function>, DevicesError> {
         if read("vendor")?.trim() != NVIDIA {
             continue;
         }
-        if let Some(kind) = kind(read("class")?.trim()) {
-            let address = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            found.push(Function { address, kind, state: ConfidentialState::Off });
-        }
+        let address = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        found.push((address, Class::of(read("class")?.trim())));
     }
-    found.sort_by(|one, other| one.address.cmp(&other.address));
-    Ok(found)
+    found.sort_unstable();
+    let listed = found.iter().filter(|(address, class)| !is_sound_of_gpu(address, *class, &found));
+    let function = |(address, class): &(String, Class)| {
+        let kind = if *class == Class::Switch { DeviceKind::Switch } else { DeviceKind::Gpu };
+        Function { address: address.clone(), kind, state: ConfidentialState::Off }
+    };
+    Ok(listed.map(function).collect())
 }
 
-/// GPUs are display (0x03) or accelerator (0x12) functions, NVSwitches are
-/// bridges of the kind "other" (0x0680) (PCI Code and ID Assignment, 1.1 to 1.19).
-fn kind(class: &str) -> Option<DeviceKind> {
-    match class.strip_prefix("0x")?.get(..4)? {
-        "0680" => Some(DeviceKind::Switch),
-        class if class.starts_with("03") || class.starts_with("12") => Some(DeviceKind::Gpu),
-        _ => None,
+/// What a function says it is. The host sets this code, so none is a reason to
+/// leave a function out but the sound of a GPU that is itself listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Gpu,
+    Switch,
+    Sound,
+    Other,
+}
+
+impl Class {
+    /// GPUs are display (0x03) or accelerator (0x12) functions, NVSwitches are
+    /// bridges of the kind "other" (0x0680), a GPU's sound is 0x0403 (PCI Code
+    /// and ID Assignment, 1.1 to 1.19).
+    fn of(class: &str) -> Self {
+        match class.strip_prefix("0x").and_then(|class| class.get(..4)) {
+            Some("0680") => Self::Switch,
+            Some("0403") => Self::Sound,
+            Some(class) if class.starts_with("03") || class.starts_with("12") => Self::Gpu,
+            _ => Self::Other,
+        }
     }
+}
+
+/// Whether the function is the sound of a GPU in its slot.
+fn is_sound_of_gpu(address: &str, class: Class, all: &[(String, Class)]) -> bool {
+    let slot = |address: &str| address.rsplit_once('.').map(|(slot, _)| slot.to_owned());
+    let beside = |(other, class): &(String, Class)| {
+        *class == Class::Gpu && slot(other).is_some() && slot(other) == slot(address)
+    };
+    class == Class::Sound && all.iter().any(beside)
 }
 
 #[cfg(test)]

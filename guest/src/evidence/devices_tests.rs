@@ -173,10 +173,21 @@ async fn a_device_that_nobody_can_ask_does_not_hide() {
     function(bus.path(), "0000:00:01.0", "0x8086", "0x030000");
     function(bus.path(), "0000:41:00.0", "0x10de", "0x030200");
     function(bus.path(), "0000:42:00.0", "0x10de", "0x068000");
+    // The sound of a GPU is part of it; sound alone, or any other class, is not.
+    function(bus.path(), "0000:41:00.1", "0x10de", "0x040300");
     function(bus.path(), "0000:43:00.0", "0x10de", "0x040300");
+    function(bus.path(), "0000:44:00.0", "0x10de", "0x020000");
+    function(bus.path(), "0000:45:00.0", "0x10de", "");
     let found = scan(bus.path()).unwrap();
     let seen: Vec<_> = found.iter().map(|one| (one.address.as_str(), one.kind)).collect();
-    assert_eq!(seen, [("0000:41:00.0", DeviceKind::Gpu), ("0000:42:00.0", DeviceKind::Switch)]);
+    let expected = [
+        ("0000:41:00.0", DeviceKind::Gpu),
+        ("0000:42:00.0", DeviceKind::Switch),
+        ("0000:43:00.0", DeviceKind::Gpu),
+        ("0000:44:00.0", DeviceKind::Gpu),
+        ("0000:45:00.0", DeviceKind::Gpu),
+    ];
+    assert_eq!(seen, expected);
     assert!(found.iter().all(|one| one.state == ConfidentialState::Off));
     // Beside a good model device: the set is refused.
     let items = collect(bus.path(), by_the_model).await.unwrap();

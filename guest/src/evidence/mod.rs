@@ -49,11 +49,18 @@ pub struct Sources {
 
 impl Sources {
     /// Finds out what there is: the TEE's driver, else the model of the PSP if
-    /// the host offers one, and always the host's claim.
+    /// the host offers one, and always the host's claim. In a TEE the models of
+    /// the host have no say: the guest's word there is measured, and must not
+    /// be the host's repeated.
     pub fn find(host: Host, psp: Option<Psp>, devices: Devices) -> Result<Self, EvidenceError> {
-        let tsm = Tsm::open(tsm::ROOT.as_ref())?;
-        let psp = if tsm.is_some() { None } else { psp };
-        Ok(Self { tsm, psp, host, devices })
+        Ok(Self::of(Tsm::open(tsm::ROOT.as_ref())?, host, psp, devices))
+    }
+
+    fn of(tsm: Option<Tsm>, host: Host, psp: Option<Psp>, devices: Devices) -> Self {
+        if tsm.is_some() {
+            return Self { tsm, psp: None, host, devices: devices.without_model() };
+        }
+        Self { tsm, psp, host, devices }
     }
 
     /// The names of the sources, for people.

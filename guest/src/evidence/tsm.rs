@@ -165,7 +165,9 @@ fn content(attribute: &'static str, expected: &'static str, actual: &str) -> Tsm
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Devices, Psp, Sources};
     use super::*;
+    use crate::host::Host;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     /// A directory that answers like the kernel's. `generation` is a FIFO, so
@@ -199,6 +201,21 @@ mod tests {
         assert_eq!(item.evidence, b"report");
         assert_eq!(item.endorsements, [(EndorsementKind::SnpCertTable, b"table".to_vec())]);
         assert_eq!(fs::read(root.path().join(ENTRY).join("inblob")).unwrap(), [5; 64]);
+    }
+
+    #[tokio::test]
+    async fn in_a_tee_the_host_s_models_have_no_say() {
+        let mux = casemate_mux::Guest::start(tokio::io::duplex(64).0);
+        let bus = tempfile::tempdir().unwrap();
+        let names = |tsm| {
+            let devices = Devices::new(bus.path(), Some(mux.clone()));
+            Sources::of(tsm, Host::new(mux.clone()), Some(Psp(mux.clone())), devices).names()
+        };
+        let models =
+            ["the model of the AMD PSP", "the host's claim", "model devices of NVIDIA's kind"];
+        assert_eq!(names(None), models);
+        let (_root, tsm) = stand_in("sev_guest", &[]);
+        assert_eq!(names(Some(tsm)), ["AMD SEV-SNP", "the host's claim"]);
     }
 
     #[test]
