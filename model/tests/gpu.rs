@@ -413,6 +413,47 @@ fn a_stranger_s_chain_does_not_verify() {
     assert!(error.to_string().contains("CHAIN_ROOT"), "{error}");
 }
 
+/// Each anchor vouches for its own devices: a manifest that another anchor's
+/// signer made, good in itself, affirms nothing.
+#[test]
+fn a_manifest_under_another_anchor_than_the_device_s_is_refused() {
+    let other = GpuModel::new(FROM).unwrap();
+    let mut anchors = WORLD.anchors.clone();
+    anchors.nvidia.push(other.anchor("other").unwrap());
+    let until = NOW.plus_seconds(DAY);
+    let foreign = |source| other.manifest(WORLD.single.spec(), source, NOW, until).unwrap();
+    let mut machine = Machine::single();
+    machine.manifests = WORLD.single.spec().sources().iter().map(|one| foreign(*one)).collect();
+    let verifier = Verifier::new(&anchors.nvidia);
+    for manifest in &machine.manifests {
+        let checked = verifier.manifest(manifest);
+        assert!(checked.findings_at(NOW).is_empty());
+        machine.ocsp.extend(other.ocsp_of_manifest(checked.chain.first().unwrap(), NOW).unwrap());
+    }
+    // From a pool it is not taken.
+    let (evidence, binding) = machine.attest();
+    let claims = verify(&evidence, &anchors, &machine.endorsements(), NOW).unwrap();
+    let policy = Policy::from_toml(ONE).unwrap();
+    let appraisal = appraise(&claims, &policy, &ReferenceValues::default(), &binding, NOW);
+    refused(&appraisal, &["gpu.reference-missing"], "REFERENCE_MISSING");
+    assert_eq!(appraisal.devices()[0].outcome, Outcome::Partial);
+    assert!(!appraisal.properties().contains(Property::GpuConfidential));
+    // Named for a part of the device, it is a finding.
+    let report = WORLD.single.report(&[5; 32]).unwrap();
+    let sources = WORLD.single.spec().sources().iter().copied();
+    let named: Vec<_> = sources.zip(machine.manifests.iter().map(Vec::as_slice)).collect();
+    let chain = WORLD.single.chain_pem();
+    let evidence = DeviceEvidence {
+        report: &report,
+        chain: chain.as_bytes(),
+        manifests: &named,
+        ..DeviceEvidence::default()
+    };
+    let result = verifier.device(&evidence, Some(&[5; 32]), NOW);
+    assert_eq!((result.outcome(), result.codes().len()), (Outcome::Fail, 2), "{result:?}");
+    assert!(result.codes().iter().all(|code| code.contains("RIM_CHAIN_ROOT")));
+}
+
 #[test]
 fn every_flipped_byte_of_a_report_is_seen() {
     let report = WORLD.single.report(&[5; 32]).unwrap();

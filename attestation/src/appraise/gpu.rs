@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{DeviceVerdict, Expected, Findings, Hardware};
-use crate::anchors::AnchorKind;
+use crate::anchors::{Anchor, AnchorKind};
 use crate::binding::Binding;
 use crate::gpu::{
     Code, ConfidentialState, DeviceKind, DeviceResult, Facts, GpuPolicy, Inventory, LIMITS,
@@ -343,18 +343,32 @@ fn together(devices: &mut Devices<'_>, policy: &GpuPolicy, findings: &mut Findin
 
 /// Whose word it is, and what it cannot say.
 fn anchored(devices: &Devices<'_>, all_hold: bool, findings: &mut Findings) {
-    let anchors = || devices.results.iter().filter_map(|result| result.anchor.as_ref());
-    let describe = |anchor: &crate::anchors::Anchor| match anchor.kind {
+    let anchors = || devices.results.iter().flat_map(|result| anchors_of(result)).flatten();
+    let describe = |anchor: &Anchor| match anchor.kind {
         AnchorKind::Hardware => format!("hardware under {}", anchor.label),
         _ => format!("model, not hardware, under {}", anchor.label),
     };
     let labels: BTreeSet<_> = anchors().map(describe).collect();
-    let hardware = anchors().all(|anchor| anchor.kind == AnchorKind::Hardware);
+    let hardware = devices.results.iter().all(|result| is_hardware(result));
     findings.checks.not_asked("gpu.anchor", labels.into_iter().collect::<Vec<_>>().join("; "));
     findings.checks.not_asked("gpu.location", LIMITS);
     if all_hold && hardware && findings.tee && findings.fresh {
         findings.proved.insert(crate::boundary::Property::GpuConfidential);
     }
+}
+
+/// Whose word stands behind a device: its own chain's and its manifests'. An
+/// OCSP response's signer is authorised by the issuer that it speaks for.
+fn anchors_of(result: &DeviceResult) -> impl Iterator<Item = Option<&Anchor>> {
+    let manifests = result.manifests.iter().map(|used| used.anchor.as_ref());
+    core::iter::once(result.anchor.as_ref()).chain(manifests)
+}
+
+/// Whether all of a device leads to one anchor, and that one is the vendor's.
+fn is_hardware(result: &DeviceResult) -> bool {
+    let vendor = |anchor: &Anchor| anchor.kind == AnchorKind::Hardware;
+    result.anchor.as_ref().is_some_and(vendor)
+        && anchors_of(result).all(|anchor| anchor == result.anchor.as_ref())
 }
 
 /// A rule that devices may break.

@@ -208,7 +208,7 @@ fn ours(result: &DeviceResult, facts: &Facts) -> Value {
             "id": facts.manifest_id(used.source),
             "sha256": hex(&used.sha256),
             "signer_not_after": used.not_after.map(|time| time.0),
-            "anchor": used.anchor,
+            "anchor": used.anchor.as_ref().map(|anchor| anchor.label.as_str()),
         })
     };
     let ocsp = |one: &Revocation| {

@@ -82,7 +82,7 @@ pub struct Used {
     /// When its signer's chain stops being valid.
     pub not_after: Option<UnixTime>,
     /// The anchor that its signer leads to.
-    pub anchor: Option<String>,
+    pub anchor: Option<Anchor>,
     /// The manufacturer's number that it names.
     pub manufacturer: Option<String>,
 }
@@ -195,7 +195,7 @@ impl Verifier {
                 if signed {
                     result.findings.extend(facts.contradictions());
                 }
-                chosen = judged.manifests.choose(&facts, now);
+                chosen = judged.manifests.choose(&facts, result.anchor.as_ref(), now);
                 check_manifests(result, &facts, &chosen, now);
                 compare(result, report, &facts, &chosen);
                 result.facts = Some(facts);
@@ -244,8 +244,14 @@ impl Verifier {
 impl Manifests<'_> {
     /// The manifests for a device: as given, or for each part the one that fits
     /// version and chip. Of several, one without fault wins, then the one
-    /// signed last: manifests are re-issued under one id.
-    fn choose(self, facts: &Facts, now: UnixTime) -> Vec<(Source, Arc<Checked>)> {
+    /// signed last: manifests are re-issued under one id. One that leads to
+    /// another anchor than the device's does not fit.
+    fn choose(
+        self,
+        facts: &Facts,
+        anchor: Option<&Anchor>,
+        now: UnixTime,
+    ) -> Vec<(Source, Arc<Checked>)> {
         let pool = match self {
             Self::Slots(slots) => return slots.to_vec(),
             Self::Pool(pool) => pool,
@@ -253,7 +259,9 @@ impl Manifests<'_> {
         let best = |source: &Source| {
             let fits = |checked: &&Arc<Checked>| {
                 let manifest = checked.manifest.as_ref();
-                manifest.is_some() && facts.manifest_mismatch(*source, manifest).is_empty()
+                manifest.is_some()
+                    && foreign(anchor, checked).is_none()
+                    && facts.manifest_mismatch(*source, manifest).is_empty()
             };
             let merit = |checked: &&Arc<Checked>| {
                 let signed_at = checked.chain.first().map(Certificate::not_before);
@@ -324,6 +332,16 @@ fn check_report(
     signed
 }
 
+/// What is wrong with a manifest that leads to another anchor than the device:
+/// an anchor vouches for its own devices. A chain that leads nowhere has a
+/// finding of its own.
+fn foreign(device: Option<&Anchor>, checked: &Checked) -> Option<Finding> {
+    let (device, manifest) = (device?, checked.anchor.as_ref()?);
+    let (expected, actual) = (device.label.as_str(), manifest.label.as_str());
+    (device != manifest)
+        .then(|| Finding::new(Code::RimChainRoot, "anchor of the signer", expected, actual))
+}
+
 fn check_manifests(
     result: &mut DeviceResult,
     facts: &Facts,
@@ -332,13 +350,14 @@ fn check_manifests(
 ) {
     for (source, checked) in manifests {
         let mut findings = checked.findings_at(now);
+        findings.extend(foreign(result.anchor.as_ref(), checked));
         findings.extend(facts.manifest_mismatch(*source, checked.manifest.as_ref()));
         result.findings.extend(findings.into_iter().map(|finding| finding.of(*source)));
         result.manifests.push(Used {
             source: *source,
             sha256: checked.sha256,
             not_after: checked.not_after(),
-            anchor: checked.anchor.as_ref().map(|anchor| anchor.label.clone()),
+            anchor: checked.anchor.clone(),
             manufacturer: checked.manifest.as_ref().and_then(|one| one.manufacturer.clone()),
         });
     }
