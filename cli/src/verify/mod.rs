@@ -92,7 +92,7 @@ fn only_the_bundle(arguments: &Arguments) -> anyhow::Result<()> {
         ("--nonce", arguments.nonce.is_some()),
         ("--at", arguments.at.is_some()),
     ];
-    for (flag, _) in given.iter().filter(|(_, given)| *given) {
+    if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
         bail!(
             "{flag}: a bundle is judged by the policy, challenge and time inside it; to judge its \
              evidence by others, give the evidence itself"
