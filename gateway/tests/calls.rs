@@ -18,7 +18,7 @@ async fn a_granted_call_runs_and_has_its_records() {
     let (scene, mut port) = Scene::with(grant(&["fx.echo"], 5)).await;
     let result = port.call("fx.echo", json!({"b": 1, "a": "x"})).await.unwrap();
     // The fixture says its arguments as text, in whichever order it holds them.
-    let echoed: Value = serde_json::from_str(&text_of(&result)).unwrap();
+    let echoed: Value = serde_json::from_str(text_of(&result)).unwrap();
     assert_eq!(echoed, json!({"a": "x", "b": 1}));
     assert_eq!(result["resultType"], "complete");
     let receipt = &result["_meta"][meta::RECEIPT];
