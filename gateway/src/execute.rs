@@ -6,7 +6,7 @@ use std::time::Duration;
 use casemate_ledger::{Event, EventKind, LeafKind, Status, Upstream};
 use casemate_ledger_store::StoreError;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use crate::catalogue::Tool;
@@ -71,11 +71,7 @@ pub(crate) async fn execute(
     let mut ended = session.ended.clone();
     let limit = Duration::from_millis(permit.timeout_ms);
     let working = work(gateway, session, tool, arguments, permit, &mut ran);
-    let cut = tokio::select! {
-        done = timeout(limit, working) => done.is_err().then_some((Status::Timeout, "timeout")),
-        () = turned_on(&mut ended) => Some((Status::Cancelled, "cancelled")),
-        () = turned_on(&mut in_flight.cancelled) => Some((Status::Cancelled, "cancelled")),
-    };
+    let cut = cut_short(working, limit, &mut ended, &mut in_flight.cancelled).await;
     if let Some((status, reason)) = cut {
         ran.reason = Some(reason);
         if ran.started_ms != 0 {
@@ -84,6 +80,23 @@ pub(crate) async fn execute(
     }
     ran.ended_ms = gateway.clock.now().unix_ms;
     ran
+}
+
+/// Why `working` did not come to its end, if it did not. A switch that is on
+/// already is seen before any of it runs: a stop that is durable is followed
+/// by no dispatch.
+async fn cut_short(
+    working: impl Future<Output = ()>,
+    limit: Duration,
+    ended: &mut watch::Receiver<bool>,
+    cancelled: &mut watch::Receiver<bool>,
+) -> Option<(Status, &'static str)> {
+    tokio::select! {
+        biased;
+        () = turned_on(ended) => Some((Status::Cancelled, "cancelled")),
+        () = turned_on(cancelled) => Some((Status::Cancelled, "cancelled")),
+        done = timeout(limit, working) => done.is_err().then_some((Status::Timeout, "timeout")),
+    }
 }
 
 async fn work(
@@ -238,4 +251,25 @@ async fn server(
     }
     *slot = Some(Arc::clone(&running));
     Ok(running)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_stopped_already_is_never_begun() {
+        let cancelled = Some((Status::Cancelled, "cancelled"));
+        // Often enough that an order by chance would show.
+        for (ended, gone, expected) in
+            [(false, false, None), (true, false, cancelled), (false, true, cancelled)].repeat(32)
+        {
+            let (_ended, mut ended) = watch::channel(ended);
+            let (_gone, mut gone) = watch::channel(gone);
+            let mut begun = false;
+            let working = async { begun = true };
+            let cut = cut_short(working, Duration::from_secs(9), &mut ended, &mut gone).await;
+            assert_eq!((cut, begun), (expected, expected.is_none()));
+        }
+    }
 }

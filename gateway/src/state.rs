@@ -193,7 +193,7 @@ impl State {
     pub(crate) fn learn(&mut self, decision: &[u8; 32], outcome: &Outcome, ended: Ended, now: Now) {
         let Some(place) = self.open.get(decision).map(|open| open.place.clone()) else { return };
         if let Some(loops) = self.loops.get_mut(&place.sandbox) {
-            loops.end(place.number, ended);
+            loops.end(place.number, ended, now);
         }
         let jitter = decision.iter().fold(0_u64, |sum, byte| (sum << 8) ^ u64::from(*byte));
         let breaker = self.breakers.entry(place.tool).or_default();

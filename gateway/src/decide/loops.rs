@@ -68,8 +68,8 @@ struct Entry {
     tool: String,
     call: [u8; 32],
     time_us: u64,
-    /// Nothing while it runs.
-    ended: Option<Ended>,
+    /// How and when; nothing while it runs.
+    ended: Option<(Ended, u64)>,
 }
 
 /// How a call ended, as far as it can be compared.
@@ -180,10 +180,13 @@ impl Loops {
             tool: call.tool.to_owned(),
             call: call.fingerprint,
             time_us: now.monotonic_us,
-            ended: Some(Ended::Denied),
+            ended: Some((Ended::Denied, now.monotonic_us)),
         });
+        // One that runs stays, however many come after it: their number is
+        // bounded elsewhere, and it must not run twice.
         while self.ring.len() > limits.ring() {
-            self.ring.pop_front();
+            let Some(at) = self.ring.iter().position(|entry| entry.ended.is_some()) else { break };
+            self.ring.remove(at);
         }
         self.next
     }
@@ -201,17 +204,13 @@ impl Loops {
         if call.pinned.is_some_and(|tool| tool.idempotent || tool.read_only) {
             return Ok(());
         }
-        let since = now.monotonic_us.saturating_sub(DUPLICATE_US);
-        let open = |entry: &&Entry| {
-            let unsure = matches!(
-                entry.ended,
-                None | Some(Ended::Unknown | Ended::Failure(Status::Timeout))
-            );
-            unsure && entry.call == call.fingerprint && entry.time_us >= since
+        let same = self.ring.iter().filter(|entry| entry.call == call.fingerprint);
+        let open = same.filter_map(|entry| Some((entry.open_until(now)?, entry.ended)));
+        let Some((until_us, ended)) = open.max_by_key(|(until_us, _)| *until_us) else {
+            return Ok(());
         };
-        let Some(first) = self.ring.iter().rev().find(open) else { return Ok(()) };
-        let wait_us = first.time_us.saturating_add(DUPLICATE_US).saturating_sub(now.monotonic_us);
-        let actual = match first.ended {
+        let wait_us = until_us.saturating_sub(now.monotonic_us);
+        let actual = match ended {
             None => "the same call, which still runs",
             Some(_) => "the same call, which may have run",
         };
@@ -221,9 +220,9 @@ impl Loops {
     }
 
     /// Notes how call `number` ended.
-    pub(crate) fn end(&mut self, number: u64, ended: Ended) {
+    pub(crate) fn end(&mut self, number: u64, ended: Ended, now: Now) {
         if let Some(entry) = self.ring.iter_mut().find(|entry| entry.number == number) {
-            entry.ended = Some(ended);
+            entry.ended = Some((ended, now.monotonic_us));
         }
     }
 
@@ -285,8 +284,25 @@ impl Loops {
     fn ended_calls(&self, call: &Call<'_>) -> impl Iterator<Item = (&[u8; 32], Ended)> {
         let of_tool = self.ring.iter().rev().filter(move |entry| entry.tool == call.tool);
         of_tool
-            .filter_map(|entry| Some((&entry.call, entry.ended?)))
+            .filter_map(|entry| Some((&entry.call, entry.ended?.0)))
             .filter(|(_, ended)| *ended != Ended::Denied)
+    }
+}
+
+impl Entry {
+    /// Until when the call counts as one that may run, if it still does: as
+    /// long as it runs, and half a minute after an end that leaves it open.
+    fn open_until(&self, now: Now) -> Option<u64> {
+        let (ended, at_us) = match self.ended {
+            None => return Some(now.monotonic_us.saturating_add(DUPLICATE_US)),
+            Some(ended) => ended,
+        };
+        let unsure = matches!(
+            ended,
+            Ended::Unknown | Ended::Failure(Status::Timeout | Status::UpstreamError)
+        );
+        let until_us = at_us.saturating_add(DUPLICATE_US);
+        (unsure && now.monotonic_us <= until_us).then_some(until_us)
     }
 }
 

@@ -48,7 +48,7 @@ impl Scene {
             let finding = loops.look(limits, call, now);
             let number = loops.record(limits, finding, call, now);
             loops.start(number);
-            loops.end(number, ended);
+            loops.end(number, ended, now);
             finding
         });
         self.seconds += 1;
@@ -170,14 +170,20 @@ fn a_stop_is_a_stop_and_a_quarantine_says_when() {
 
 #[test]
 fn what_may_have_run_does_not_run_twice() {
-    // How the first ended, what the tool is, seconds later, denied.
+    // How the first ended after 40 seconds, what the tool is, seconds after that, denied.
     let table = [
         (None, (false, false), 1, true),
         (None, (false, false), 30, true),
-        (None, (false, false), 31, false),
+        (None, (false, false), 31, true),
+        (None, (false, false), 86_400, true),
         (None, (true, false), 1, false),
         (None, (false, true), 1, false),
         (Some(Ended::Unknown), (false, false), 1, true),
+        (Some(Ended::Unknown), (false, false), 30, true),
+        (Some(Ended::Unknown), (false, false), 31, false),
+        (Some(Ended::Failure(Status::UpstreamError)), (false, false), 1, true),
+        (Some(Ended::Failure(Status::UpstreamError)), (true, false), 1, false),
+        (Some(Ended::Failure(Status::NotDispatched)), (false, false), 1, false),
         (Some(Ended::Failure(Status::Timeout)), (false, false), 1, true),
         (Some(Ended::Failure(Status::ToolError)), (false, false), 1, false),
         (Some(Ended::Denied), (false, false), 1, false),
@@ -186,13 +192,15 @@ fn what_may_have_run_does_not_run_twice() {
     for (ended, (idempotent, read_only), later, expected) in table {
         let mut scene = scene();
         scene.tool = PinnedTool { idempotent, read_only, ..tool() };
-        scene.with(1, |loops, limits, call, now| {
+        let number = scene.with(1, |loops, limits, call, now| {
             let number = loops.record(limits, None, call, now);
             loops.start(number);
-            if let Some(ended) = ended {
-                loops.end(number, ended);
-            }
+            number
         });
+        scene.seconds += 40;
+        if let Some(ended) = ended {
+            scene.with(1, |loops, _, _, now| loops.end(number, ended, now));
+        }
         scene.seconds += later;
         let denial = scene.with(1, |loops, _, call, now| loops.check_duplicate(call, now).err());
         assert_eq!(denial.is_some(), expected, "{ended:?} {later}");
@@ -201,6 +209,20 @@ fn what_may_have_run_does_not_run_twice() {
         }
         assert!(scene.with(2, |loops, _, call, now| loops.check_duplicate(call, now)).is_ok());
     }
+}
+
+#[test]
+fn a_call_that_runs_is_not_pushed_out() {
+    let mut scene = scene();
+    scene.with(1, |loops, limits, call, now| {
+        let number = loops.record(limits, None, call, now);
+        loops.start(number);
+    });
+    for call in 2..=200 {
+        scene.call(call, result(call));
+    }
+    assert!(scene.with(1, |loops, _, call, now| loops.check_duplicate(call, now)).is_err());
+    assert_eq!(scene.loops.ring.len(), scene.limits.ring());
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Writer<'_> {
     fn column(&self, table: Option<&Ident>, name: &Ident) -> Written<String> {
         let column = self.catalogue.fold(name)?;
         let table = table.map(|table| self.catalogue.fold(table)).transpose()?;
-        for level in self.scope.levels.iter().rev() {
+        for (depth, level) in self.scope.levels.iter().rev().enumerate() {
             let has = |one: &&Relation| {
                 table.as_ref().is_none_or(|table| *table == one.name)
                     && one.columns.contains(&column)
@@ -115,6 +115,12 @@ impl Writer<'_> {
             let mut found = level.iter().filter(has);
             match (found.next(), found.next()) {
                 (Some(relation), None) => {
+                    // The database would take the innermost relation of this
+                    // name, which may have a column that is not listed.
+                    let inner = self.scope.levels.iter().rev().take(depth).flatten();
+                    if inner.into_iter().any(|one| one.name == relation.name) {
+                        return Err(refuse("a relation that no other one hides", name));
+                    }
                     return Ok(format!("{}.{}", quoted(&relation.name), quoted(&column)));
                 }
                 (Some(_), Some(_)) => return Err(refuse("alias.column, for there are two", name)),

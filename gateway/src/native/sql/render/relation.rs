@@ -12,6 +12,7 @@ impl Writer<'_> {
         table: &TableWithJoins,
         seen: &mut Vec<Relation>,
     ) -> Written<String> {
+        let first = seen.len();
         let mut text = self.relation(&table.relation, seen)?;
         for join in &table.joins {
             none("GLOBAL", !join.global)?;
@@ -27,7 +28,7 @@ impl Writer<'_> {
             text.push_str(&format!(" {word} {right}"));
             match constraint {
                 JoinConstraint::On(condition) if word != "CROSS JOIN" => {
-                    self.scope.levels.push(seen.clone());
+                    self.scope.levels.push(joinable(seen, first));
                     let condition = self.expression(condition);
                     self.scope.levels.pop();
                     text.push_str(&format!(" ON {}", condition?));
@@ -111,4 +112,13 @@ impl Writer<'_> {
         none("names for a table's columns", alias.columns.is_empty() && alias.at.is_none())?;
         self.catalogue.fold(&alias.name)
     }
+}
+
+/// What an ON can name: the relations of its own join. Those before a comma
+/// have no columns there, yet their names are taken: PostgreSQL would look
+/// for them further out.
+fn joinable(seen: &[Relation], first: usize) -> Vec<Relation> {
+    let mut level = seen.to_vec();
+    level.iter_mut().take(first).for_each(|one| one.columns.clear());
+    level
 }
