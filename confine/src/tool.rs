@@ -4,8 +4,10 @@
 //! the plan in one environment variable. That process becomes another user (if
 //! it is root), makes name spaces, and starts the program once more with
 //! [`INSIDE`]: as the first process of the new PID name space, which mounts
-//! its view, drops what it has left, and becomes the server. When either of
-//! the two ends, so does everything that the server started.
+//! its view, drops what it has left, and becomes the server. When the server
+//! ends, so does everything that it started. A server may clear its parent
+//! death signal and leave its process group; it then outlives the helper and
+//! its connection, inside its name spaces.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;

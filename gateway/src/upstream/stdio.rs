@@ -15,7 +15,8 @@ use super::config::{Confinement, Upstream};
 use super::{Means, UpstreamError, sys};
 use crate::sync::locked;
 
-/// A server's process and all that it started, which end together.
+/// A server's process and its group, which are ended together. A server that
+/// clears its parent death signal and leaves the group outlives its connection.
 pub(super) struct Group {
     child: Child,
     said: Arc<Mutex<Vec<u8>>>,
