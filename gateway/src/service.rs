@@ -379,6 +379,9 @@ fn open_log(
     };
     let mut state = State::default();
     let log = Log::open(options, |index, leaf| state.replay(index, leaf, known))?;
+    for tile in log.mended() {
+        tracing::warn!(tile = %tile.display(), "damaged on disk; made again from the log");
+    }
     let record_key = SigningKey::open(&keys.join("record.key"))?;
     Ok((Journal::new(log, Arc::new(record_key)), state))
 }

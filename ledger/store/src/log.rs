@@ -35,6 +35,7 @@ pub struct Options {
 pub struct Log {
     shared: Arc<Shared>,
     queue: Mutex<Queue>,
+    mended: Vec<PathBuf>,
     threads: Vec<JoinHandle<()>>,
     _lock: File,
 }
@@ -86,13 +87,15 @@ impl Log {
         let publisher = Publisher::open(&directory, key, sign)?;
         let head = publisher.last().map(|(head, _)| head.clone());
         let mut tree = Tree::new(&directory);
-        let wal = Wal::open(&directory.join("wal"), segment_bytes, |index, leaf| {
+        let covered = head.as_ref().map_or(0, |head| head.size);
+        let wal = Wal::open(&directory.join("wal"), segment_bytes, covered, |index, leaf| {
             tree.push(leaf);
             tree.settle()?;
             check_root(&directory, &head, &tree)?;
             each(index, leaf).map_err(|reason| StoreError::Refused { index, reason })
         })?;
         check_length(&directory, &head, &tree)?;
+        let mended = tree.mend()?;
         let (sender, receiver) = mpsc::channel();
         let queue = Mutex::new(Queue { next: wal.next(), entries: Some(sender) });
         let shared = Arc::new(Shared {
@@ -105,7 +108,7 @@ impl Log {
         let writer = spawn("log-writer", &shared, move |shared| write(&shared, wal, receiver))?;
         let publisher =
             spawn("log-publisher", &shared, move |shared| tick(&shared, checkpoint_interval))?;
-        Ok(Self { shared, queue, threads: vec![writer, publisher], _lock: lock })
+        Ok(Self { shared, queue, mended, threads: vec![writer, publisher], _lock: lock })
     }
 
     /// Gives `leaf` its index and writes it. `durable` is called once, on the
@@ -144,6 +147,12 @@ impl Log {
     /// Whether the log still takes leaves.
     pub fn check(&self) -> Result<(), StoreError> {
         locked(&self.shared.failure).as_ref().map_or(Ok(()), |failure| Err(failure.stopped()))
+    }
+
+    /// The tiles that were damaged on disk when the log was opened. They were
+    /// made again from the leaves, whose root is that of the signed head.
+    pub fn mended(&self) -> &[PathBuf] {
+        &self.mended
     }
 
     /// The number of durable leaves.

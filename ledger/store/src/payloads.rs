@@ -106,7 +106,7 @@ impl Payloads {
         let Some(open) = tasks.get_mut(task) else { return Ok(()) };
         let io = |path: &Path, error| StoreError::io("writing", path, error);
         let sealed = seal(&open.key, payload).map_err(|error| io(&open.path, error))?;
-        let written = open.file.write_all(&sealed);
+        let written = files::may("write", &open.path).and_then(|()| open.file.write_all(&sealed));
         if let Err(error) = written {
             // What was half written is cut off when the file is opened next.
             let path = open.path.clone();
@@ -168,9 +168,16 @@ impl Payloads {
         let io = |error| StoreError::io("writing", path, error);
         let mut key = [0; 32];
         aws_lc_rs::rand::fill(&mut key).map_err(|_| io(io::Error::other("no random bytes")))?;
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
-        file.write_all(text::hex(&key).as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
+        // Whole or not there: half a key would stop every later payload of the task.
+        let temporary = path.with_extension("key.tmp");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&temporary).map_err(io)?;
+        files::may("write", &temporary)
+            .and_then(|()| file.write_all(text::hex(&key).as_bytes()))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&temporary, path))
+            .map_err(io)?;
         files::sync_directory(&self.keys)?;
         Ok(key)
     }

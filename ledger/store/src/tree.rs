@@ -20,6 +20,8 @@ pub(crate) struct Tree {
     border: Vec<Vec<Hash>>,
     entries: Vec<Vec<u8>>,
     full: BTreeMap<String, Vec<u8>>,
+    // Full tiles that are other bytes on disk, at start.
+    damaged: BTreeMap<String, Vec<u8>>,
 }
 
 /// A tile's path below the log's directory, and its bytes.
@@ -37,6 +39,7 @@ impl Tree {
             border: Vec::new(),
             entries: Vec::new(),
             full: BTreeMap::new(),
+            damaged: BTreeMap::new(),
         }
     }
 
@@ -115,17 +118,31 @@ impl Tree {
         }
     }
 
-    /// At start: checks the full tiles that were made again against those on
-    /// disk, and writes the ones that are missing or damaged.
+    /// At start: compares the full tiles that were made again with those on
+    /// disk, and writes the missing ones. One that differs waits for [`Self::mend`]:
+    /// nothing is written over before the head has said which of the two is right.
     pub(crate) fn settle(&mut self) -> Result<(), StoreError> {
         for (path, bytes) in std::mem::take(&mut self.full) {
-            let path = self.directory.join(path);
-            if files::read_if_there(&path)?.as_ref() != Some(&bytes) {
-                files::write_whole(&path, &bytes)?;
-                files::sync_directory(&files::parent(&path))?;
+            match files::read_if_there(&self.directory.join(&path))? {
+                Some(found) if found == bytes => {}
+                Some(_) => self.damaged.extend([(path, bytes)]),
+                None => self.write(&path, &bytes)?,
             }
         }
         Ok(())
+    }
+
+    /// Writes the tiles that differed, once the head covers this tree; their paths.
+    pub(crate) fn mend(&mut self) -> Result<Vec<PathBuf>, StoreError> {
+        let damaged = std::mem::take(&mut self.damaged);
+        damaged.iter().try_for_each(|(path, bytes)| self.write(path, bytes))?;
+        Ok(damaged.into_keys().map(|path| self.directory.join(path)).collect())
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.directory.join(path);
+        files::write_whole(&path, bytes)?;
+        files::sync_directory(&files::parent(&path))
     }
 
     /// The leaf at `index`, checked against its hash.

@@ -7,8 +7,13 @@
 //!
 //! A batch is written only after the one before it is on disk. So a bad record
 //! with a later batch behind it was on disk once: that is damage, and the log
-//! does not open. A bad record with nothing of a later batch behind it is a
-//! write that a crash tore; nobody was told that it happened, and it is cut off.
+//! does not open. Nor does it with a bad record under its signed head. Any other
+//! bad record with nothing of a later batch behind it is a write that a crash
+//! tore; nobody was told that it happened, and it is cut off. What was flipped
+//! in the last batch before the next head is signed looks the same, and is cut.
+//!
+//! What the head does not cover is written again before the log opens: a crash
+//! or a failed `fdatasync` may have left it in the system's memory alone.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -36,10 +41,12 @@ const RECORD_HEADER: usize = 24;
 
 impl Wal {
     /// Opens the log in `directory`, gives each leaf to `each` in order, cuts a
-    /// torn end off, and is ready to write.
+    /// torn end off, makes sure of what is on disk, and is ready to write. Its
+    /// first `covered` leaves are under a signed head.
     pub(crate) fn open(
         directory: &Path,
         segment_bytes: u64,
+        covered: u64,
         mut each: impl FnMut(u64, &[u8]) -> Result<(), StoreError>,
     ) -> Result<Self, StoreError> {
         fs::create_dir_all(directory)
@@ -56,7 +63,7 @@ impl Wal {
                     format!("one that starts at {first}"),
                 ));
             }
-            let length = read_segment(path, is_last, &mut next, &mut each)?;
+            let length = read_segment(path, (is_last, covered), &mut next, &mut each)?;
             end = Some((path.clone(), length));
         }
         let (path, length) = match end {
@@ -74,14 +81,17 @@ impl Wal {
 
     fn write_durably(&mut self, bytes: &[u8]) -> io::Result<()> {
         crate::step!("wal.before-write");
+        files::may("write", &self.path)?;
         #[cfg(feature = "failpoints")]
         for part in bytes.chunks(bytes.len().div_ceil(2).max(1)) {
             self.file.write_all(part)?;
             crate::step!("wal.half-written");
+            files::may("write the rest of", &self.path)?;
         }
         #[cfg(not(feature = "failpoints"))]
         self.file.write_all(bytes)?;
         crate::step!("wal.written");
+        files::may("sync", &self.path)?;
         self.file.sync_data()?;
         crate::step!("wal.synced");
         Ok(())
@@ -144,11 +154,11 @@ fn read_record(bytes: &[u8]) -> Option<(u64, u64, &[u8], &[u8])> {
     good.then(|| (u64::from_le_bytes(*index), u64::from_le_bytes(*batch), leaf, rest))
 }
 
-/// Reads one segment and returns the length of its good part, to which the
-/// last segment is cut.
+/// Reads one segment and returns the length of its good part. The last segment
+/// is cut to it, and on disk from its first leaf after the `covered` ones.
 fn read_segment(
     path: &Path,
-    is_last: bool,
+    (is_last, covered): (bool, u64),
     next: &mut u64,
     each: &mut impl FnMut(u64, &[u8]) -> Result<(), StoreError>,
 ) -> Result<u64, StoreError> {
@@ -156,35 +166,55 @@ fn read_segment(
     let total = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let header = [MAGIC, next.to_le_bytes()].concat();
     let Some(mut rest) = bytes.strip_prefix(header.as_slice()) else {
-        if is_last && total < SEGMENT_HEADER {
+        if is_last && total < SEGMENT_HEADER && *next >= covered {
             // The crash came before the segment was ever used.
             rewrite_header(path, *next)?;
             return Ok(SEGMENT_HEADER);
         }
         return Err(StoreError::corrupt(path, "the header of its segment", "other bytes"));
     };
+    let mut uncovered = rest;
     while !rest.is_empty() {
         match read_record(rest) {
             Some((index, _, leaf, after)) if index == *next => {
                 each(index, leaf)?;
                 *next += 1;
                 rest = after;
+                if *next <= covered {
+                    uncovered = rest;
+                }
             }
-            _ if is_last && !continues_later(rest, *next) => break,
+            _ if is_last && *next >= covered && !continues_later(rest, *next) => break,
             _ => {
                 return Err(StoreError::corrupt(
                     path,
                     format!("leaf {next} at byte {}", bytes.len() - rest.len()),
-                    "a damaged record with durable ones behind it",
+                    "a damaged record that was on disk once",
                 ));
             }
         }
     }
     let good = total - u64::try_from(rest.len()).unwrap_or(0);
-    if good < total {
-        cut(path, good)?;
+    if is_last {
+        let again = uncovered.strip_suffix(rest).unwrap_or_default();
+        let start = good - u64::try_from(again.len()).unwrap_or(0);
+        settle(path, start, again, good)
+            .map_err(|error| StoreError::io("settling", path, error))?;
     }
     Ok(good)
+}
+
+/// Writes the records `again`, which end at `good`, where they are read already,
+/// cuts off what is behind them, and waits for the disk. After a failed
+/// `fdatasync` the system may take them for written: it has to get them anew.
+fn settle(path: &Path, start: u64, again: &[u8], good: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    files::may("write", path)?;
+    file.write_all(again)?;
+    file.set_len(good)?;
+    files::may("sync", path)?;
+    file.sync_all()
 }
 
 /// Whether any record of a batch later than that of leaf `next` is in `bytes`.
@@ -197,17 +227,6 @@ fn continues_later(bytes: &[u8], next: u64) -> bool {
         batch.is_some_and(|batch| batch > next && batch - next < 1 << 32)
             && read_record(rest).is_some_and(|(index, batch, ..)| index >= batch)
     })
-}
-
-fn cut(path: &Path, length: u64) -> Result<(), StoreError> {
-    OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|file| {
-            file.set_len(length)?;
-            file.sync_all()
-        })
-        .map_err(|error| StoreError::io("cutting", path, error))
 }
 
 fn rewrite_header(path: &Path, first: u64) -> Result<(), StoreError> {
@@ -254,8 +273,12 @@ mod tests {
     use super::*;
 
     fn leaves(directory: &Path) -> Result<(Vec<Vec<u8>>, Wal), StoreError> {
+        open_covered(directory, 0)
+    }
+
+    fn open_covered(directory: &Path, covered: u64) -> Result<(Vec<Vec<u8>>, Wal), StoreError> {
         let mut leaves = Vec::new();
-        let wal = Wal::open(directory, 1 << 20, |_, leaf| {
+        let wal = Wal::open(directory, 1 << 20, covered, |_, leaf| {
             leaves.push(leaf.to_vec());
             Ok(())
         })?;
@@ -323,6 +346,29 @@ mod tests {
     }
 
     #[test]
+    fn under_the_head_a_flipped_bit_and_a_cut_are_damage_and_nothing_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = written(directory.path());
+        let whole = fs::read(&path).unwrap();
+        let damaged = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            let error = open_covered(directory.path(), 5).err();
+            assert_eq!(fs::read(&path).unwrap(), bytes, "evidence of the damage was changed");
+            matches!(error, Some(StoreError::Corrupt { path: named, .. }) if named == path)
+        };
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            assert!(damaged(&bytes), "byte {at}");
+        }
+        // A cut between two records shows when the leaves are counted (`Log::open`).
+        let between = |length: usize| (length - 16).is_multiple_of(RECORD_HEADER + 1);
+        for length in (0..whole.len()).filter(|length| *length < 16 || !between(*length)) {
+            assert!(damaged(&whole[..length]), "cut at {length}");
+        }
+    }
+
+    #[test]
     fn zeros_after_a_power_cut_are_a_torn_tail() {
         let directory = tempfile::tempdir().unwrap();
         let path = written(directory.path());
@@ -335,7 +381,7 @@ mod tests {
     #[test]
     fn segments_follow_each_other_and_none_may_be_missing() {
         let directory = tempfile::tempdir().unwrap();
-        let mut wal = Wal::open(directory.path(), 64, |_, _| Ok(())).unwrap();
+        let mut wal = Wal::open(directory.path(), 64, 0, |_, _| Ok(())).unwrap();
         for at in 0..20u8 {
             wal.commit([&[at][..]]).unwrap();
         }
