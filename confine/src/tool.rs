@@ -4,19 +4,21 @@
 //! the plan in one environment variable. That process becomes another user (if
 //! it is root), makes name spaces, and starts the program once more with
 //! [`INSIDE`]: as the first process of the new PID name space, which mounts
-//! its view, drops what it has left, and becomes the server. When the server
-//! ends, so does everything that it started. A server may clear its parent
-//! death signal and leave its process group; it then outlives the helper and
-//! its connection, inside its name spaces.
+//! its view, drops what it has left, and starts the server as its child. It
+//! stays to watch: it dies with the server, and by the kernel's hand with the
+//! helper, and all processes of its name space die with it. The server cannot
+//! prevent that: no signal of its own reaches the first process, and its
+//! memory is closed to it. A server's own sessions, groups and signals change
+//! nothing.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
+use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Resource, Signal, getgid, getppid, getuid, set_dumpable_behavior,
-    set_parent_process_death_signal,
+    DumpableBehavior, Pid, Resource, Signal, WaitOptions, getgid, getppid, getuid,
+    set_dumpable_behavior, set_parent_process_death_signal, wait,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, UnshareFlags, configure_capability_in_ambient_set,
@@ -96,7 +98,7 @@ pub enum ToolError {
 pub fn main_if_asked(word: Option<&str>) -> Option<ExitCode> {
     let result = match word {
         Some(OUTSIDE) => outside(),
-        Some(INSIDE) => inside().map(|never| match never {}),
+        Some(INSIDE) => inside(),
         _ => return None,
     };
     Some(result.unwrap_or_else(|error| {
@@ -106,7 +108,7 @@ pub fn main_if_asked(word: Option<&str>) -> Option<ExitCode> {
 }
 
 fn outside() -> Result<ExitCode, ToolError> {
-    let (text, plan) = read_plan()?;
+    let mut plan = read_plan()?;
     step("keep descriptors", sys::inherit_no_descriptors())?;
     let root = getuid().is_root();
     let taken = if root { Some(view::take(&plan)?) } else { None };
@@ -127,33 +129,62 @@ fn outside() -> Result<ExitCode, ToolError> {
     view::stage(&plan, &pieces)?;
     pass_on_capabilities()?;
     step("forbid new privileges", set_no_new_privs(true))?;
+    plan.parent = i32::try_from(std::process::id()).unwrap_or(0);
+    let text = serde_json::to_string(&plan).map_err(|error| ToolError::Plan(error.to_string()))?;
     let mut inside = Command::new("/proc/self/exe");
     inside.arg(INSIDE).env_clear().env(PLAN, text).current_dir("/");
     let status = step("start the second half", inside.status())?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, Into::into))
 }
 
-fn inside() -> Result<core::convert::Infallible, ToolError> {
-    let (_, plan) = read_plan()?;
+fn inside() -> Result<ExitCode, ToolError> {
+    let plan = read_plan()?;
     step("die with the first half", set_parent_process_death_signal(Some(Signal::KILL)))?;
+    if outer_parent() != Some(plan.parent) {
+        return Err(ToolError::Parent { expected: plan.parent });
+    }
     step("name the machine", rustix::system::sethostname(b"tool"))?;
     view::enter()?;
     privileges::limit(&limits(&plan))?;
     privileges::drop_bounding_set()?;
     privileges::drop_capabilities()?;
+    // The server is of the same user, and must not reach into this process.
+    step("close the memory", set_dumpable_behavior(DumpableBehavior::NotDumpable))?;
     let mut argv = plan.command.iter();
     let program = argv.next().cloned().unwrap_or_default();
     let mut command = Command::new(&program);
     command.args(argv).env_clear().envs(&plan.env);
     let network = if plan.network { Network::Internet } else { Network::Local };
     filter::apply(network).map_err(ToolError::Filter)?;
-    Err(ToolError::Start { program, source: command.exec() })
+    let server = command.spawn().map_err(|source| ToolError::Start { program, source })?;
+    Ok(step("watch the server", watch(server.id()))?)
 }
 
-fn read_plan() -> Result<(String, Plan), ToolError> {
+/// The parent by its number outside: to the first process of a name space its
+/// own parent is 0. The view with another `/proc` is not entered yet.
+fn outer_parent() -> Option<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// Waits for everything that ends in this name space, until the server does.
+fn watch(server: u32) -> Result<ExitCode, Errno> {
+    let server = i32::try_from(server).ok().and_then(Pid::from_raw);
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((ended, status))) if Some(ended) == server => {
+                let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
+                return Ok(code.map_or(ExitCode::FAILURE, Into::into));
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn read_plan() -> Result<Plan, ToolError> {
     let text = std::env::var(PLAN).map_err(|error| ToolError::Plan(error.to_string()))?;
-    let plan = serde_json::from_str(&text).map_err(|error| ToolError::Plan(error.to_string()))?;
-    Ok((text, plan))
+    serde_json::from_str(&text).map_err(|error| ToolError::Plan(error.to_string()))
 }
 
 /// Becomes another user and keeps the one capability that user name spaces

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use casemate_confine::tool::{OUTSIDE, PLAN, Plan};
 
@@ -26,11 +28,17 @@ fn plan(script: &str) -> Plan {
     }
 }
 
-fn run(plan: &Plan) -> Output {
+fn helper(plan: &Plan) -> Command {
     let test = std::env::current_exe().unwrap();
     let helper = test.parent().unwrap().parent().unwrap().join("examples/confine-tool");
     let text = serde_json::to_string(plan).unwrap();
-    Command::new(helper).arg(OUTSIDE).env_clear().env(PLAN, text).output().unwrap()
+    let mut command = Command::new(helper);
+    command.arg(OUTSIDE).env_clear().env(PLAN, text);
+    command
+}
+
+fn run(plan: &Plan) -> Output {
+    helper(plan).output().unwrap()
 }
 
 fn said(plan: &Plan) -> String {
@@ -40,17 +48,69 @@ fn said(plan: &Plan) -> String {
 }
 
 #[test]
-fn it_is_the_first_process_of_another_user_without_privilege() {
+fn it_is_another_user_without_privilege_or_other_processes() {
     let text = said(&plan("echo $$; id -u; cat /proc/self/status; echo processes /proc/[0-9]*"));
     let user =
         if rustix::process::getuid().is_root() { UID } else { rustix::process::getuid().as_raw() };
-    assert!(text.starts_with(&format!("1\n{user}\n")), "{text}");
+    assert!(text.starts_with(&format!("2\n{user}\n")), "{text}");
     for line in ["CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"] {
         assert!(text.contains(line), "{line}: {text}");
     }
     assert!(text.contains("Seccomp:\t2"), "{text}");
-    // No process of the host.
-    assert!(text.ends_with("processes /proc/1\n"), "{text}");
+    // No process of the host, and not the one that watches.
+    assert!(text.ends_with("processes /proc/2\n"), "{text}");
+}
+
+#[test]
+fn it_cannot_reach_the_process_that_watches_it() {
+    let text = said(&plan(
+        "kill -9 1; kill -STOP 1; cat /proc/1/environ; cat /proc/1/maps; echo x > /proc/1/mem; \
+         echo still; (exec sleep 60 >/dev/null 2>&1 <&1) & exit 7",
+    ));
+    assert!(text.starts_with("still\n"), "{text}");
+    for closed in ["environ: No such file", "maps: No such file", "cannot create /proc/1/mem"] {
+        assert!(text.contains(closed), "{closed}: {text}");
+    }
+    // The watcher ends with the server, its code is the server's, and what the
+    // server left behind is gone.
+    assert_eq!(run(&plan("sleep 60 & exit 7")).status.code(), Some(7));
+}
+
+/// A server that does all that a process can to be left alone.
+#[test]
+fn nothing_of_a_server_outlives_its_connection() {
+    let mark = format!("mark-{}", std::process::id());
+    let script = format!(
+        "import ctypes, os, signal, sys, time\n\
+         def away():\n\
+        \x20   ctypes.CDLL(None).prctl(1, 0)\n\
+        \x20   os.setsid()\n\
+        \x20   for number in set(range(1, 32)) - {{9, 19}}: signal.signal(number, signal.SIG_IGN)\n\
+         child = os.fork()\n\
+         away()\n\
+         if child: os.write(1, b'ready\\n')\n\
+         for fd in (0, 1, 2): os.close(fd)\n\
+         time.sleep(600)  # {mark}\n"
+    );
+    let command = ["/usr/bin/python3", "-c", &script].map(str::to_owned).to_vec();
+    let mut helper = helper(&Plan { command, ..plan("") }).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(helper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let running = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let commands = processes.filter_map(|one| std::fs::read(one.path().join("cmdline")).ok());
+        let python = commands.filter(|words| words.starts_with(b"/usr/bin/python3\0"));
+        python.filter(|words| String::from_utf8_lossy(words).contains(&mark)).count()
+    };
+    assert_eq!(running(), 2);
+    helper.kill().unwrap();
+    helper.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(5);
+    while running() > 0 {
+        assert!(Instant::now() < end, "{} still run", running());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -113,7 +173,7 @@ fn with_a_network_it_reaches_the_host_and_nothing_else_changes() {
         host.local_addr().unwrap().port()
     );
     let command = ["/usr/bin/python3", "-c", &script].map(str::to_owned).to_vec();
-    assert_eq!(said(&Plan { command, network: true, ..plan("") }), "1\n");
+    assert_eq!(said(&Plan { command, network: true, ..plan("") }), "2\n");
 }
 
 #[test]

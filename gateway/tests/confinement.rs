@@ -47,7 +47,7 @@ async fn a_confined_server_has_no_way_to_the_gateway() {
     for way in ["read", "signal", "connect"] {
         assert_eq!(found[way], false, "{way}: {found}");
     }
-    assert_eq!(found["process"], 1);
+    assert_eq!(found["process"], 2);
     if rustix::process::getuid().is_root() {
         assert_eq!(found["user"], "1900000000");
     }

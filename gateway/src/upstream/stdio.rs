@@ -15,8 +15,10 @@ use super::config::{Confinement, Upstream};
 use super::{Means, UpstreamError, sys};
 use crate::sync::locked;
 
-/// A server's process and its group, which are ended together. A server that
-/// clears its parent death signal and leaves the group outlives its connection.
+/// A server's process and its group, which are ended together. Of a confined
+/// server this is the helper, and everything behind it dies with the helper. An
+/// unconfined one that clears its parent death signal and leaves the group
+/// outlives its connection.
 pub(super) struct Group {
     child: Child,
     said: Arc<Mutex<Vec<u8>>>,
