@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::process::Child;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -79,7 +80,11 @@ impl Supervisor {
                     return End::Decided(Exit::WallTime { seconds: self.wall.as_secs() });
                 }
                 () = &mut boot_left, if !booted => return End::Decided(self.never_booted()),
-                _ = renewal.tick() => self.link.renew().await,
+                _ = renewal.tick() => {
+                    if unless_killed(&shared.kill, self.link.renew()).await.is_none() {
+                        return End::Decided(Exit::Killed);
+                    }
+                }
                 Some(_) = streams.join_next() => {}
                 incoming = mux.accept() => {
                     let Some(incoming) = incoming else { return self.wire_ended().await };
@@ -125,6 +130,16 @@ impl Supervisor {
     }
 }
 
+/// What `work` comes to, or nothing when the kill came first: a kill does not
+/// wait for a monitor that does not answer.
+async fn unless_killed<T>(kill: &Notify, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = kill.notified() => None,
+        done = work => Some(done),
+    }
+}
+
 fn spoke(shared: &Shared) {
     let after = u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     shared.status.send_modify(|status| {
@@ -146,3 +161,24 @@ fn last_panic(lines: Vec<String>) -> Vec<String> {
 
 const CONSOLE_LINES: usize = 20;
 const POWER_OFF: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kill_does_not_wait_for_a_renewal() {
+        let kill = Arc::new(Notify::new());
+        assert_eq!(unless_killed(&kill, async { 1 }).await, Some(1));
+        // Before the renewal began, and while nobody answers it.
+        kill.notify_one();
+        assert_eq!(unless_killed(&kill, async { 1 }).await, None);
+        let soon = Arc::clone(&kill);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            soon.notify_one();
+        });
+        let never = unless_killed(&kill, std::future::pending::<()>());
+        assert_eq!(timeout(Duration::from_secs(2), never).await, Ok(None));
+    }
+}
