@@ -88,9 +88,14 @@ fn list(admin: &Admin) -> anyhow::Result<Answer> {
 }
 
 fn waiting(admin: &Admin) -> anyhow::Result<Vec<Waiting>> {
-    match admin.ask(&Command::ApprovalList)? {
-        Reply::Approvals(calls) => Ok(calls),
-        _ => bail!("the gateway answered something else than the calls that wait"),
+    let mut all: Vec<Waiting> = Vec::new();
+    loop {
+        let after = all.last().map(|call| call.id.clone());
+        match admin.ask(&Command::ApprovalList { after })? {
+            Reply::Approvals(calls) if calls.is_empty() => return Ok(all),
+            Reply::Approvals(calls) => all.extend(calls),
+            _ => bail!("the gateway answered something else than the calls that wait"),
+        }
     }
 }
 

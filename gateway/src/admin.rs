@@ -51,8 +51,13 @@ pub enum Command {
         /// Why.
         reason: String,
     },
-    /// List the calls that wait for people.
-    ApprovalList,
+    /// List the calls that wait for people: as many as fit, in the order of
+    /// their ids. An empty list says that there are no more.
+    ApprovalList {
+        /// The last id of the list before this one.
+        #[serde(default)]
+        after: Option<String>,
+    },
     /// Take a signed approval.
     ApprovalAdd {
         /// The approval's signed bytes, base64url without padding.
@@ -328,7 +333,10 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
             Err(error) => Err(error),
         },
         Command::GrantResume { id, reason } => resume(gateway, &id, reason, by).await,
-        Command::ApprovalList => Ok(Reply::Approvals(approve::list(gateway))),
+        Command::ApprovalList { after } => match after.as_deref().map(id_of).transpose() {
+            Ok(after) => Ok(Reply::Approvals(approve::list(gateway, after))),
+            Err(error) => Err(error),
+        },
         Command::ApprovalAdd { approval } => approve::take(gateway, &approval).await,
         Command::Kill { sandbox, reason } => {
             revoke(gateway, RevocationTarget::Sandbox(sandbox), reason, by).await
@@ -364,9 +372,9 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
     result.unwrap_or_else(Reply::Refused)
 }
 
-fn id_of(hex: &str) -> Result<[u8; 16], String> {
+fn id_of<const N: usize>(hex: &str) -> Result<[u8; N], String> {
     let id = text::from_hex(hex).and_then(|id| id.try_into().ok());
-    id.ok_or_else(|| format!("id: expected 32 lower-case hex digits, got {hex:?}"))
+    id.ok_or_else(|| format!("id: expected {} lower-case hex digits, got {hex:?}", 2 * N))
 }
 
 async fn add_grant(gateway: &Gateway, grant: &str) -> Result<Reply, String> {

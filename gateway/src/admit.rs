@@ -13,7 +13,7 @@ use casemate_ledger_store::{StoreError, step};
 use crate::approve;
 use crate::clock::Now;
 use crate::decide::{
-    self, Breaker, Call, Exact, Facts, Held, Level, Loops, Pending, Permit, Raised, Ruling,
+    self, Breakers, Call, Exact, Facts, Held, Level, Loops, Pending, Permit, Raised, Ruling,
     Standing, User,
 };
 use crate::envelope::{self, OutOfOrder};
@@ -82,7 +82,7 @@ pub(crate) fn decide_in_order(gateway: &Gateway, case: Case<'_>) -> Result<Decid
         }
     }
     envelope::check_fresh(invocation, chain, caller, now)?;
-    let found = rule(gateway, state, call, now);
+    let found = rule(gateway, state, call, None, now);
     let number = note_loops(gateway, state, call, &found.ruling, now)?;
     let decided = write(gateway, state, case, found, (number, None), now)?;
     step!("call.decided");
@@ -108,7 +108,7 @@ pub(crate) fn release(
     if state.is_ended(caller) {
         return Err(RpcError::new(error_code::LEASE, "the sandbox was stopped by its operator"));
     }
-    let mut found = rule(gateway, state, case.call, now);
+    let mut found = rule(gateway, state, case.call, Some(waiting.number), now);
     let actual = match found.standing {
         _ if now.unix_ms >= waiting.expires_ms => Some("no answer in time"),
         Standing::Waiting(id) if id == waiting.id => return Ok(None),
@@ -134,15 +134,16 @@ pub(crate) fn release(
     Ok(Some(decided))
 }
 
-/// Asks the gates.
-fn rule(gateway: &Gateway, state: &State, call: &Call<'_>, now: Now) -> Found {
+/// Asks the gates. `waited` is the number that the call has in the search for
+/// loops already.
+fn rule(gateway: &Gateway, state: &State, call: &Call<'_>, waited: Option<u64>, now: Now) -> Found {
     let caller = call.caller;
     let named = match call.grant {
         Some(grant) => Some(grant.id),
         None => grant_of_task(&state.grants, caller, now),
     };
     let line = named.map(|id| state.line(&id)).unwrap_or_default();
-    let (no_loops, no_failures) = (Loops::default(), Breaker::default());
+    let (no_loops, no_failures) = (Loops::default(), Breakers::default());
     let standing = exact(gateway, call)
         .map_or(Standing::New, |exact| state.holds.standing(&exact, now.unix_ms));
     let reach = gateway.reach(call.tool, call.arguments);
@@ -152,7 +153,8 @@ fn rule(gateway: &Gateway, state: &State, call: &Call<'_>, now: Now) -> Found {
         seen: state.labels.get(&caller.sandbox).copied().unwrap_or_default(),
         loops: state.loops.get(&caller.sandbox).unwrap_or(&no_loops),
         loop_limits: &gateway.config.loops,
-        breaker: state.breakers.get(call.tool).unwrap_or(&no_failures),
+        breakers: state.breakers.get(call.tool).unwrap_or(&no_failures),
+        waited,
         standing: &standing,
         reach: reach.as_ref(),
         rules: gateway.rules.as_ref(),
@@ -216,9 +218,9 @@ fn write(
         let caller = call.caller;
         let place = Place { sandbox: caller.sandbox.clone(), tool: call.tool.to_owned(), number };
         let open = Open { index: written.index, line, budgets, time_ms: now.unix_ms, place };
-        state.reserve(&caller.sandbox, call.tool, label, &open);
+        state.reserve(label, &open);
         state.start(&open.line, &permit.clauses, now);
-        state.breakers.entry(call.tool.to_owned()).or_default().start(now);
+        state.breakers.entry(call.tool.to_owned()).or_default().start(&caller.sandbox, now);
         state.open.insert(digest, open);
     }
     Ok(Decided { written, verdict, waiting })

@@ -51,11 +51,23 @@ pub(crate) fn display(gateway: &Gateway, call: &Call<'_>, needed: Approvals) -> 
     String::from_utf8(bytes).unwrap_or_default()
 }
 
-/// Every call that waits.
-pub(crate) fn list(gateway: &Gateway) -> Vec<Waiting> {
+/// The most bytes of one list, far below what a reply may have.
+const MAX_LIST_BYTES: usize = 8 << 20;
+
+/// The calls that wait, in the order of their ids, from the one behind `after`
+/// on: as many as fit into a reply, and one at least while there is one.
+pub(crate) fn list(gateway: &Gateway, after: Option<[u8; 32]>) -> Vec<Waiting> {
     let now = gateway.clock.now();
     let state = locked(&gateway.state);
-    state.holds.iter(now.unix_ms).map(|(id, pending)| show(id, pending)).collect()
+    let calls = state.holds.iter(now.unix_ms).filter(|(id, _)| after.is_none_or(|a| **id > a));
+    let mut left = MAX_LIST_BYTES;
+    let fitting = calls.enumerate().take_while(|(at, (_, pending))| {
+        // A text grows to twice its length at most: it holds no control characters.
+        let bytes = pending.display.as_ref().map_or(0, |text| text.len().saturating_mul(2));
+        left = left.saturating_sub(bytes.saturating_add(1024));
+        *at == 0 || left > 0
+    });
+    fitting.map(|(_, (id, pending))| show(id, pending)).collect()
 }
 
 fn show(id: &[u8; 32], pending: &Pending) -> Waiting {
@@ -96,8 +108,6 @@ pub(crate) async fn take(gateway: &Gateway, approval: &str) -> Result<Reply, Str
         if casemate_ledger::digest(display.as_bytes()) != approval.display {
             return Err("approval, display: expected what the gateway shows of this call".into());
         }
-        // Taken on a copy first, so that nothing is logged that is not taken.
-        let mut holds = state.holds.clone();
         let statement = Statement {
             hold: approval.hold,
             approve: approval.approve,
@@ -105,10 +115,11 @@ pub(crate) async fn take(gateway: &Gateway, approval: &str) -> Result<Reply, Str
             approval: approval.digest(),
             expires_ms: approval.expires.0.saturating_mul(1000),
         };
-        holds.take(statement, now.unix_ms)?;
+        // Nothing is logged that is not taken.
+        state.holds.check(&statement, now.unix_ms)?;
         let appended = gateway.journal.append(LeafKind::Approval, approval.bytes());
         let written = appended.map_err(|error| error.to_string())?;
-        state.holds = holds;
+        state.holds.take(statement, now.unix_ms)?;
         state.answers.send_modify(|count| *count += 1);
         written
     };

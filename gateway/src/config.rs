@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use casemate_attestation::{Boundary, Properties, Property, Risk};
 use casemate_ledger::checkpoint::VerifierKey;
 use casemate_ledger::text;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::decide::LoopLimits;
 pub use crate::upstream::config::{Confine, Confinement, RemoteConfig, Tool, Upstream};
@@ -74,7 +74,7 @@ pub struct Config {
 }
 
 /// What a risk class asks of a boundary.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BoundaryFloor {
     /// For low risk; nothing by default.

@@ -28,6 +28,7 @@ mod listing;
 mod metrics;
 mod native;
 mod net;
+mod policy;
 mod receipts;
 mod secrets;
 mod service;

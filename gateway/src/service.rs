@@ -29,11 +29,11 @@ use crate::journal::{Journal, wait};
 use crate::keys::{Fingerprints, KeyError, SigningKey, private_directory};
 use crate::native::{Breach, Native};
 use crate::secrets::{SecretError, Secrets};
-use crate::state::{Persons, State};
+use crate::state::{Persons, Place, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
 use crate::witnesses::{self, Witnesses};
-use crate::{admin, session};
+use crate::{admin, policy, session};
 
 /// A gateway that has recovered and is ready to serve.
 pub struct Gateway {
@@ -200,7 +200,7 @@ impl Gateway {
         let secrets = Secrets::load(files)?;
         let natives = open_natives(&config, &secrets).await?;
         let catalogue = Catalogue::open(&config, &secrets, &natives, &pins).await?;
-        let policy = policy_digest(&config, &issuers, &catalogue, rules.as_ref());
+        let policy = policy::digest(&config, &issuers, &catalogue.all(), rules.as_ref())?;
         let witnesses = Witnesses::open(&config, journal.witnessed()?, clock.now().unix().0)?;
         let state = Mutex::new(state);
         let gateway = Arc::new(Self {
@@ -299,8 +299,9 @@ impl Gateway {
                 ..Event::new(EventKind::GatewayStart, now.unix_ms)
             };
             last.replace(self.journal.write(LeafKind::Event, start)?.pending());
-            let open: Vec<[u8; 32]> = state.open.keys().copied().collect();
-            for decision in open {
+            let open: Vec<([u8; 32], Place)> =
+                state.open.iter().map(|(id, open)| (*id, open.place.clone())).collect();
+            for (decision, place) in open {
                 let outcome = Outcome {
                     decision,
                     status: Status::Unknown,
@@ -314,6 +315,8 @@ impl Gateway {
                 };
                 let written = self.journal.write(LeafKind::Outcome, outcome)?;
                 state.close(written.index, &written.record);
+                let Place { sandbox, tool, .. } = place;
+                state.loops.entry(sandbox).or_default().note_unknown(&tool, now);
                 last.replace(written.pending());
             }
             for key in self.listed_identities()? {
@@ -384,58 +387,6 @@ fn open_log(
     }
     let record_key = SigningKey::open(&keys.join("record.key"))?;
     Ok((Journal::new(log, Arc::new(record_key)), state))
-}
-
-/// One digest over what decisions rest on beside the grants.
-fn policy_digest(
-    config: &Config,
-    issuers: &BTreeMap<String, [u8; 32]>,
-    catalogue: &Catalogue,
-    rules: Option<&Rules>,
-) -> [u8; 32] {
-    let issuers: BTreeMap<_, _> =
-        issuers.iter().map(|(name, key)| (name.clone(), text::hex(key))).collect();
-    let tools: BTreeMap<_, _> = catalogue
-        .all()
-        .into_iter()
-        .map(|(name, tool)| {
-            let pinned = tool.pinned;
-            let facts = serde_json::json!({
-                "definition": text::hex(&pinned.digest),
-                "risk": pinned.risk.name(),
-                "idempotent": pinned.idempotent,
-                "read_only": pinned.read_only,
-                "cost_micro": pinned.cost_micro,
-                "label": pinned.label.name(),
-                "volatile": pinned.volatile,
-                "timeout_ms": pinned.timeout_ms,
-                "max_result_bytes": pinned.max_result_bytes,
-                "command": config.upstreams.get(tool.upstream).map(|upstream| &upstream.command),
-                "kind": config.upstreams.get(tool.upstream).map(|upstream| upstream.kind()),
-            });
-            (name, facts)
-        })
-        .collect();
-    let policy = serde_json::json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "tenant": config.tenant,
-        "boundary": config.boundary.name(),
-        "rules": rules.map(|rules| text::hex(&rules.digest)),
-        "approvers": config
-            .approvers
-            .iter()
-            .map(|one| [&one.name, &one.person, &one.key])
-            .collect::<Vec<_>>(),
-        "loops": [
-            &config.loops.identical[..],
-            &config.loops.cycle[..],
-            &[config.loops.errors],
-        ],
-        "floor": [&config.boundary_floor.low, &config.boundary_floor.medium, &config.boundary_floor.high],
-        "issuers": issuers,
-        "tools": tools,
-    });
-    casemate_ledger::digest(&casemate_ledger::json::canonical(&policy).unwrap_or_default())
 }
 
 fn read_ca(path: &Path) -> Result<Certificate, Error> {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::clock::Now;
 use crate::decide::{
-    Breaker, Ended, Exact, Health, Held, Holds, Loops, Pending, Standing, Statement, User,
+    Breakers, Ended, Exact, Health, Held, Holds, Loops, Pending, Standing, Statement, User,
 };
 use crate::envelope::Chain;
 use crate::stops::Stops;
@@ -52,8 +52,8 @@ pub(crate) struct State {
     pub(crate) holds: Holds,
     /// Counts the answers of people, for those who wait.
     pub(crate) answers: watch::Sender<u64>,
-    /// The breaker of each tool.
-    pub(crate) breakers: HashMap<String, Breaker>,
+    /// The breakers of each tool.
+    pub(crate) breakers: HashMap<String, Breakers>,
     /// The outcome's leaf by the decision's leaf.
     pub(crate) outcomes: HashMap<u64, u64>,
     /// The switch that ends each connection.
@@ -84,7 +84,7 @@ pub(crate) struct Open {
 }
 
 /// Where a call's end is noted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) sandbox: String,
     pub(crate) tool: String,
@@ -179,13 +179,13 @@ impl State {
 
     /// Takes what an allowed call reserved of the grants in its line, and
     /// gives its sandbox the label of the tool's results.
-    pub(crate) fn reserve(&mut self, sandbox: &str, tool: &str, label: Label, open: &Open) {
+    pub(crate) fn reserve(&mut self, label: Label, open: &Open) {
         for (level, id) in open.line.iter().enumerate() {
             if let Some(held) = self.grants.get_mut(id) {
-                held.reserve(level, &open.budgets, tool, open.time_ms);
+                held.reserve(level, &open.budgets, &open.place.tool, open.time_ms);
             }
         }
-        let seen = self.labels.entry(sandbox.to_owned()).or_default();
+        let seen = self.labels.entry(open.place.sandbox.clone()).or_default();
         *seen = label.max(*seen);
     }
 
@@ -196,8 +196,8 @@ impl State {
             loops.end(place.number, ended, now);
         }
         let jitter = decision.iter().fold(0_u64, |sum, byte| (sum << 8) ^ u64::from(*byte));
-        let breaker = self.breakers.entry(place.tool).or_default();
-        breaker.end(Health::of(outcome), now, jitter);
+        let breakers = self.breakers.entry(place.tool).or_default();
+        breakers.end(&place.sandbox, Health::of(outcome), now, jitter);
     }
 
     /// Starts a call under a clause of each grant in its line.
@@ -277,8 +277,10 @@ impl State {
                 let grant = invocation.grant.map(|grant| grant.id).unwrap_or_default();
                 let line = self.line_ids(&grant);
                 let (budgets, time_ms) = (decision.budgets, decision.time_ms);
-                let open = Open { index, line, budgets, time_ms, place: Place::default() };
-                self.reserve(&invocation.sandbox, &invocation.tool, decision.label, &open);
+                let Invocation { sandbox, tool, .. } = invocation;
+                let place = Place { sandbox, tool, number: 0 };
+                let open = Open { index, line, budgets, time_ms, place };
+                self.reserve(decision.label, &open);
                 self.open.insert(digest, open);
             }
         }

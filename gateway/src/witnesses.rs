@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use casemate_ledger::checkpoint::Checkpoint;
+use casemate_ledger::cosignature::WitnessKey;
 use casemate_ledger::quorum::WitnessPolicy;
 use casemate_ledger::witness::AddCheckpoint;
 use casemate_ledger_http::{Answer, Prefix, add_checkpoint};
@@ -31,6 +32,9 @@ pub(crate) struct Seen {
     /// When the quorum was full, in seconds since 1970.
     pub(crate) time: u64,
 }
+
+/// The most lines of an answer that are looked at: one a key of the witness.
+const MAX_ANSWER_LINES: usize = 16;
 
 impl Witnesses {
     /// Reads the policy file, if the configuration has one. Each witness needs
@@ -99,14 +103,17 @@ impl Witnesses {
         {
             let Ok((at, line)) = answer else { continue };
             let Some(witness) = self.policy.witnesses().get(at) else { continue };
-            match line {
-                Ok(line) if witness.key.cosigned(&format!("{note}{line}")).is_some() => {
+            let own = line.map(|answer| own_line(&witness.key, note, &answer));
+            match own {
+                Ok(Some(line)) => {
                     cosigned.push_str(&line);
                     if let Some(size) = sizes.get_mut(at) {
                         *size = head.size;
                     }
                 }
-                Ok(_) => tracing::warn!(witness = witness.name, "its cosignature does not verify"),
+                Ok(None) => {
+                    tracing::warn!(witness = witness.name, "its cosignature does not verify");
+                }
                 Err(reason) => tracing::warn!(witness = witness.name, reason, "no cosignature"),
             }
         }
@@ -141,6 +148,13 @@ fn seen(policy: &WitnessPolicy, note: String) -> Option<Seen> {
     Some(Seen { head, note, time })
 }
 
+/// The one line of a witness's answer by which it vouches for `note`. What else
+/// the answer says is nobody's word, and no part of a note that is kept.
+fn own_line(key: &WitnessKey, note: &str, answer: &str) -> Option<String> {
+    let mut lines = answer.lines().take(MAX_ANSWER_LINES).map(|line| format!("{line}\n"));
+    lines.find(|line| key.cosigned(&format!("{note}{line}")).is_some())
+}
+
 /// Asks from `old`, and once more from where the witness says that it is.
 async fn ask_one(
     gateway: &Gateway,
@@ -163,4 +177,30 @@ async fn ask_one(
         }
     }
     Err("it names another size each time".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::SigningKey;
+
+    #[test]
+    fn of_a_witness_s_answer_its_own_line_alone_is_kept() {
+        let (one, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+        let key = WitnessKey::new("w1", *one.public()).unwrap();
+        let head =
+            Checkpoint { origin: "casemate.internal/demo/log1".into(), size: 7, root: [1; 32] };
+        let note = format!("{}\n\u{2014} log c2lnbmF0dXJl\n", head.body());
+        let line = key.cosign(&head, 1_790_000_000, |message| one.sign(message));
+        let forged = key.cosign(&head, 1_790_000_000, |message| other.sign(message));
+        let noise = "\u{2014} somebody c2lnbmF0dXJl\n".repeat(3);
+        for answer in [line.clone(), [&noise, &forged, &line, &noise].map(String::as_str).concat()]
+        {
+            assert_eq!(own_line(&key, &note, &answer).as_ref(), Some(&line), "{answer}");
+        }
+        let late = [noise.repeat(9), line].concat();
+        for answer in [forged.as_str(), &noise, "", &late] {
+            assert_eq!(own_line(&key, &note, answer), None, "{answer}");
+        }
+    }
 }

@@ -164,6 +164,26 @@ async fn what_is_listed_is_read() {
         let result: Value = port.call("sql.query", json!({"sql": sql})).await.unwrap();
         assert_eq!(code(&result), expected, "{sql}: {result}");
     }
+    // What is too long stays with the server: 30 MB, and this process does not grow.
+    let mut patient = house(&cluster);
+    patient.upstreams = patient.upstreams.replacen("max_ms = 500", "max_ms = 20000", 1);
+    let scene = Scene::in_house(patient).await;
+    scene.add(grant(&["sql.query"], 100)).await;
+    let mut port = scene.port().await;
+    let short = json!({"sql": "SELECT repeat('x', 300000)"});
+    assert_eq!(code(&port.call("sql.query", short).await.unwrap()), "response_blocked");
+    let before = peak_kib();
+    let long = json!({"sql": "SELECT repeat('x', 30000000)"});
+    assert_eq!(code(&port.call("sql.query", long).await.unwrap()), "response_blocked");
+    let grown = peak_kib() - before;
+    assert!(grown < 15_000, "{grown} KiB");
+}
+
+/// The most memory that this process had.
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// The second lock: each of these reaches the role as it stands.

@@ -58,7 +58,16 @@ pub(crate) enum Standing {
     /// One of them said no.
     Refused([u8; 32]),
     /// So many calls wait that no other may.
-    Full,
+    Full(Whose),
+}
+
+/// Whose calls that wait are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The sandbox's own.
+    Sandbox,
+    /// Those of all.
+    All,
 }
 
 /// A statement that was checked, by somebody who may make it.
@@ -73,6 +82,9 @@ pub(crate) struct Statement {
 
 /// The most calls that wait at once.
 const MAX_PENDING: usize = 1024;
+/// The most of one sandbox: no sandbox takes the places of all, or hides a
+/// call among thousands.
+const MAX_PENDING_OF_ONE: usize = 16;
 
 impl Pending {
     /// A call that nobody looked at yet.
@@ -110,9 +122,14 @@ impl Holds {
     pub(crate) fn standing(&self, exact: &Exact, now_ms: u64) -> Standing {
         let live = |pending: &&Pending| now_ms < pending.expires_ms;
         let found = self.0.iter().find(|(_, pending)| pending.exact == *exact && live(pending));
+        let own = |pending: &&Pending| pending.exact.sandbox == exact.sandbox;
+        let count = |of: &dyn Fn(&&Pending) -> bool| {
+            self.0.values().filter(live).filter(|pending| of(pending)).count()
+        };
         match found {
             Some((id, pending)) => pending.standing(*id, now_ms),
-            None if self.0.values().filter(live).count() >= MAX_PENDING => Standing::Full,
+            None if count(&own) >= MAX_PENDING_OF_ONE => Standing::Full(Whose::Sandbox),
+            None if count(&|_| true) >= MAX_PENDING => Standing::Full(Whose::All),
             None => Standing::New,
         }
     }
@@ -141,9 +158,9 @@ impl Holds {
         }
     }
 
-    /// Takes a person's word.
-    pub(crate) fn take(&mut self, statement: Statement, now_ms: u64) -> Result<(), String> {
-        let pending = self.0.get_mut(&statement.hold).filter(|p| now_ms < p.expires_ms);
+    /// Whether a person's word would be taken.
+    pub(crate) fn check(&self, statement: &Statement, now_ms: u64) -> Result<(), String> {
+        let pending = self.get(&statement.hold, now_ms);
         let pending = pending.ok_or("approval, hold: expected a call that waits")?;
         if pending.owner.as_ref() == Some(&statement.person) {
             return Err("approver: expected somebody else than the task's owner".to_owned());
@@ -151,6 +168,14 @@ impl Holds {
         if pending.given.iter().any(|given| given.person == statement.person) {
             return Err(format!("approver: {} said yes already", statement.person));
         }
+        Ok(())
+    }
+
+    /// Takes a person's word.
+    pub(crate) fn take(&mut self, statement: Statement, now_ms: u64) -> Result<(), String> {
+        self.check(&statement, now_ms)?;
+        let pending = self.0.get_mut(&statement.hold);
+        let pending = pending.ok_or("approval, hold: expected a call that waits")?;
         if statement.approve {
             let Statement { person, approval, expires_ms, .. } = statement;
             pending.given.push(Given { person, approval, expires_ms });
@@ -175,12 +200,15 @@ pub(super) fn pending(standing: &Standing, needed: Approvals) -> Denial {
     match standing {
         Standing::Refused(hold) => deny(DenyCode::ApprovalDenied, id(hold), expected, "a no")
             .hint("a person refused this call; do something else"),
-        Standing::Full => wait(deny(
-            DenyCode::ApprovalPending,
-            "approval",
-            format!("at most {MAX_PENDING} calls that wait"),
-            "that many",
-        )),
+        Standing::Full(whose) => {
+            let (most, of) = match whose {
+                Whose::Sandbox => (MAX_PENDING_OF_ONE, " of one sandbox"),
+                Whose::All => (MAX_PENDING, ""),
+            };
+            let expected = format!("at most {most} calls{of} that wait for approval");
+            deny(DenyCode::ApprovalPending, "approval", expected, "that many")
+                .retry_later(5_000, "nobody was asked; wait until people answered earlier calls")
+        }
         Standing::New => {
             wait(deny(DenyCode::ApprovalPending, "approval", expected, "nobody was asked yet"))
         }
@@ -293,12 +321,24 @@ mod tests {
     #[test]
     fn no_more_wait_than_fit() {
         let mut holds = Holds::default();
-        for number in 0..MAX_PENDING {
-            let id = casemate_ledger::digest(&number.to_be_bytes());
-            let pending = Pending::new(Exact { call: id, ..exact(0) }, "t", Approvals::One, 1000);
-            holds.insert(id, pending, 0);
+        let other = Exact { sandbox: "other".to_owned(), ..exact(1) };
+        let mut fill = |from: usize, to: usize, own: bool| {
+            for number in from..to {
+                let call = casemate_ledger::digest(&number.to_be_bytes());
+                let sandbox = if own { exact(0).sandbox } else { number.to_string() };
+                let exact = Exact { call, sandbox, ..exact(0) };
+                holds.insert(call, Pending::new(exact, "t", Approvals::One, 1000), 0);
+            }
+            (holds.standing(&exact(1), 0), holds.standing(&other, 0))
+        };
+        let (full, all) = (Standing::Full(Whose::Sandbox), Standing::Full(Whose::All));
+        assert_eq!(fill(0, MAX_PENDING_OF_ONE - 1, true), (Standing::New, Standing::New));
+        let filled = fill(MAX_PENDING_OF_ONE - 1, MAX_PENDING_OF_ONE, true);
+        assert_eq!(filled, (full.clone(), Standing::New));
+        assert_eq!(fill(MAX_PENDING_OF_ONE, MAX_PENDING, false), (full.clone(), all.clone()));
+        for (standing, words) in [(full, "16 calls of one sandbox"), (all, "1024 calls that")] {
+            assert!(pending(&standing, Approvals::One).expected.contains(words));
         }
-        assert_eq!(holds.standing(&exact(1), 0), Standing::Full);
         assert_eq!(holds.standing(&exact(1), 1000), Standing::New);
         holds.insert(ID, Pending::new(exact(1), "t", Approvals::One, 3000), 2000);
         assert_eq!(holds.iter(2000).count(), 1);

@@ -1,7 +1,7 @@
 //! Does the tool's server still work? One that fails again and again is left
 //! alone for a while, then tried with one call.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use casemate_ledger::cgp::{Denial, DenyCode};
 use casemate_ledger::{Outcome, Status};
@@ -9,9 +9,19 @@ use casemate_ledger::{Outcome, Status};
 use super::deny;
 use crate::clock::Now;
 
-/// One tool of one upstream.
+/// The breakers of one tool of one upstream, by sandbox.
+///
+/// Each sandbox's failures open its own breaker, so that none can rest a tool
+/// for others by calling it badly. A tool rests for all only while the breakers
+/// of [`MANY`] sandboxes are open: what two callers see that share nothing (a
+/// process, a connection, a grant) is the server's fault. A sandbox cannot be
+/// two: it has one attested identity, and each identity needs a grant of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Breaker {
+pub(crate) struct Breakers(BTreeMap<String, Breaker>);
+
+/// One tool as one sandbox finds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Breaker {
     /// Calls that ended in the last minute: when, and whether they failed.
     recent: VecDeque<(u64, bool)>,
     consecutive: u32,
@@ -34,9 +44,9 @@ pub(crate) enum Health {
     Silent,
 }
 
-/// The breaker's name for people and metrics.
+/// Where a breaker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Position {
+enum Position {
     Closed,
     Open,
     HalfOpen,
@@ -48,24 +58,70 @@ const MAX_CONSECUTIVE: u32 = 5;
 const LEAST_CALLS: usize = 10;
 const FIRST_OPEN_US: u64 = 30_000_000;
 const LONGEST_OPEN_US: u64 = 600_000_000;
+/// So many sandboxes' breakers, open at once, rest a tool for all.
+const MANY: usize = 2;
 
 impl Health {
-    /// What an outcome says of the upstream: a tool's own error is an answer.
+    /// What an outcome says of the upstream: a tool's own error is an answer,
+    /// and so is what this gateway does not pass on. A call that reached for
+    /// too much is its sandbox's doing.
     pub(crate) fn of(outcome: &Outcome) -> Self {
-        match outcome.status {
-            Status::Executed | Status::ToolError => Self::Works,
-            Status::UpstreamError | Status::Timeout => Self::Fails,
-            Status::NotDispatched if outcome.reason.as_deref() == Some("upstream_error") => {
-                Self::Fails
+        match (outcome.status, outcome.reason.as_deref()) {
+            (Status::Executed | Status::ToolError, _)
+            | (Status::UpstreamError, Some("response_blocked" | "upstream_input_denied")) => {
+                Self::Works
             }
+            (_, Some("data_reach")) => Self::Silent,
+            (Status::UpstreamError | Status::Timeout, _)
+            | (Status::NotDispatched, Some("upstream_error")) => Self::Fails,
             _ => Self::Silent,
         }
     }
 }
 
+impl Breakers {
+    /// Denies a call of `sandbox` to a server that is left alone.
+    pub(super) fn check(&self, sandbox: &str, now: Now) -> Result<(), Denial> {
+        self.0.get(sandbox).map_or(Ok(()), |own| own.check(now))?;
+        let others = self.0.iter().filter(|(of, _)| *of != sandbox);
+        let open = others.filter(|(_, other)| other.position(now) == Position::Open);
+        let mut until: Vec<u64> = open.filter_map(|(_, other)| other.open_until_us).collect();
+        until.sort_unstable_by(|one, other| other.cmp(one));
+        match until.get(MANY - 1) {
+            Some(until) => Err(resting(until.saturating_sub(now.monotonic_us))),
+            None => Ok(()),
+        }
+    }
+
+    /// A call of `sandbox` goes to the server.
+    pub(crate) fn start(&mut self, sandbox: &str, now: Now) {
+        if let Some(own) = self.0.get_mut(sandbox) {
+            own.start(now);
+        }
+    }
+
+    /// A call of `sandbox` ended. `jitter` is any number.
+    pub(crate) fn end(&mut self, sandbox: &str, health: Health, now: Now, jitter: u64) {
+        self.0.retain(|of, other| of == sandbox || !other.is_idle(now));
+        self.0.entry(sandbox.to_owned()).or_default().end(health, now, jitter);
+    }
+}
+
+fn resting(wait_us: u64) -> Denial {
+    let actual = "one that fails";
+    deny(DenyCode::BreakerOpen, "gate/breaker", "a tool server that works", actual)
+        .retry_after(wait_us.div_ceil(1000))
+}
+
 impl Breaker {
+    /// Whether it says nothing: closed, and of no call in the last minute.
+    fn is_idle(&self, now: Now) -> bool {
+        let since = now.monotonic_us.saturating_sub(WINDOW_US);
+        self.open_until_us.is_none() && self.recent.iter().all(|(at, _)| *at < since)
+    }
+
     /// Where it stands at `now`.
-    pub(crate) fn position(&self, now: Now) -> Position {
+    fn position(&self, now: Now) -> Position {
         match self.open_until_us {
             None => Position::Closed,
             Some(until) if now.monotonic_us < until => Position::Open,
@@ -74,25 +130,22 @@ impl Breaker {
     }
 
     /// Denies a call to a server that is left alone.
-    pub(super) fn check(&self, now: Now) -> Result<(), Denial> {
+    fn check(&self, now: Now) -> Result<(), Denial> {
         let until = self.open_until_us.unwrap_or(0);
-        let (actual, wait_us) = match self.position(now) {
-            Position::Closed => return Ok(()),
-            Position::HalfOpen if !self.probing => return Ok(()),
-            Position::HalfOpen => ("one that is being tried", 1_000_000),
-            Position::Open => ("one that fails", until.saturating_sub(now.monotonic_us)),
-        };
-        Err(deny(DenyCode::BreakerOpen, "gate/breaker", "a tool server that works", actual)
-            .retry_after(wait_us.div_ceil(1000)))
+        match self.position(now) {
+            Position::HalfOpen if self.probing => Err(resting(1_000_000)),
+            Position::Closed | Position::HalfOpen => Ok(()),
+            Position::Open => Err(resting(until.saturating_sub(now.monotonic_us))),
+        }
     }
 
     /// A call goes to the server; when it was left alone, this one tries it.
-    pub(crate) fn start(&mut self, now: Now) {
+    fn start(&mut self, now: Now) {
         self.probing = self.position(now) == Position::HalfOpen;
     }
 
     /// A call ended. `jitter` is any number: it spreads the next attempt.
-    pub(crate) fn end(&mut self, health: Health, now: Now, jitter: u64) {
+    fn end(&mut self, health: Health, now: Now, jitter: u64) {
         match health {
             Health::Silent => self.probing = false,
             Health::Works => {
@@ -174,6 +227,28 @@ mod tests {
     }
 
     #[test]
+    fn one_sandbox_rests_a_tool_for_itself_and_two_for_all() {
+        let mut breakers = Breakers::default();
+        let mut fail = |sandbox: &str, seconds: u64| {
+            (0..5).for_each(|_| breakers.end(sandbox, Health::Fails, at(seconds), MIDDLE));
+            ["a", "b", "c"].map(|of| {
+                breakers.check(of, at(seconds)).err().and_then(|denial| denial.retry_after_ms)
+            })
+        };
+        assert_eq!(fail("a", 0), [Some(30_000), None, None]);
+        assert_eq!(fail("a", 5), [Some(25_000), None, None]);
+        // The second one ends the rest of all when the first one's time is over.
+        assert_eq!(fail("b", 10), [Some(20_000), Some(30_000), Some(20_000)]);
+        assert_eq!(breakers.check("c", at(30)), Ok(()));
+        assert_eq!(breakers.check("a", at(30)), Ok(()));
+        assert!(breakers.check("b", at(30)).is_err());
+        // What is over and long ago is forgotten.
+        breakers.end("c", Health::Works, at(31), 0);
+        breakers.end("d", Health::Works, at(100), 0);
+        assert_eq!(breakers.0.keys().collect::<Vec<_>>(), ["a", "b", "d"]);
+    }
+
+    #[test]
     fn a_failed_probe_opens_it_for_twice_as_long_up_to_ten_minutes() {
         let mut breaker = failing(5);
         let mut now = 30;
@@ -223,7 +298,10 @@ mod tests {
         let table = [
             (Status::Executed, None, Health::Works),
             (Status::ToolError, None, Health::Works),
-            (Status::UpstreamError, Some("response_blocked"), Health::Fails),
+            (Status::UpstreamError, Some("upstream_error"), Health::Fails),
+            (Status::UpstreamError, Some("response_blocked"), Health::Works),
+            (Status::UpstreamError, Some("upstream_input_denied"), Health::Works),
+            (Status::UpstreamError, Some("data_reach"), Health::Silent),
             (Status::Timeout, Some("timeout"), Health::Fails),
             (Status::NotDispatched, Some("upstream_error"), Health::Fails),
             (Status::NotDispatched, Some("tool_drift"), Health::Silent),
@@ -242,7 +320,7 @@ mod tests {
                 bytes_out: 0,
                 bytes_in: 0,
             };
-            assert_eq!(Health::of(&outcome), expected, "{status:?}");
+            assert_eq!(Health::of(&outcome), expected, "{status:?} {reason:?}");
         }
     }
 }

@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use casemate_ledger::cgp::{Denial, DenyCode};
 use casemate_ledger::{Outcome, Status};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Call, deny};
 use crate::clock::Now;
 
 /// From which count on a sandbox is warned, its tool rests, its grant stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoopLimits {
     /// Identical calls within ten minutes. Default 5, 8, 12; 2 to 1024, rising.
@@ -60,6 +60,9 @@ pub(crate) struct Loops {
     ring: VecDeque<Entry>,
     next: u64,
     rests: BTreeMap<String, Rest>,
+    /// Tools that were called before the gateway started again, by calls of
+    /// which nobody knows whether they ran, nor with which arguments; until when.
+    unsure: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -120,11 +123,18 @@ impl LoopLimits {
 }
 
 impl Loops {
-    /// What would be seen if `call` came now. Changes nothing.
-    pub(crate) fn look(&self, limits: &LoopLimits, call: &Call<'_>, now: Now) -> Option<Finding> {
+    /// What would be seen if `call` came now. Changes nothing. `own` is the
+    /// call's place among those before it, when it is decided on again.
+    pub(crate) fn look(
+        &self,
+        limits: &LoopLimits,
+        call: &Call<'_>,
+        own: Option<u64>,
+        now: Now,
+    ) -> Option<Finding> {
         let found = [
-            self.identical(limits, call, now),
-            self.cycle(limits, call),
+            self.identical(limits, call, own, now),
+            self.cycle(limits, call, own),
             self.errors(limits, call),
             self.no_progress(call),
         ];
@@ -205,18 +215,31 @@ impl Loops {
             return Ok(());
         }
         let same = self.ring.iter().filter(|entry| entry.call == call.fingerprint);
-        let open = same.filter_map(|entry| Some((entry.open_until(now)?, entry.ended)));
-        let Some((until_us, ended)) = open.max_by_key(|(until_us, _)| *until_us) else {
+        let open = same.filter_map(|entry| {
+            let actual = match entry.ended {
+                None => "the same call, which still runs",
+                Some(_) => "the same call, which may have run",
+            };
+            Some((entry.open_until(now)?, actual))
+        });
+        let unsure = self.unsure.get(call.tool).filter(|until_us| now.monotonic_us <= **until_us);
+        let unsure = unsure.map(|until_us| {
+            (*until_us, "a call of this tool, which may have run before the gateway started again")
+        });
+        let Some((until_us, actual)) = open.chain(unsure).max_by_key(|(until_us, _)| *until_us)
+        else {
             return Ok(());
         };
         let wait_us = until_us.saturating_sub(now.monotonic_us);
-        let actual = match ended {
-            None => "the same call, which still runs",
-            Some(_) => "the same call, which may have run",
-        };
         let expected = "a call that does not run already";
         Err(deny(DenyCode::DuplicateSuppressed, "gate/duplicate", expected, actual)
             .retry_after(wait_us.div_ceil(1000)))
+    }
+
+    /// A call of `tool` was under way when the gateway ended. What it was called
+    /// with is in no record, so that every call of the tool may be the same.
+    pub(crate) fn note_unknown(&mut self, tool: &str, now: Now) {
+        self.unsure.insert(tool.to_owned(), now.monotonic_us.saturating_add(DUPLICATE_US));
     }
 
     /// Notes how call `number` ended.
@@ -231,15 +254,21 @@ impl Loops {
         FIRST_REST_US.saturating_mul(1 << trips.min(6)).min(LONGEST_REST_US)
     }
 
-    fn identical(&self, limits: &LoopLimits, call: &Call<'_>, now: Now) -> Option<Finding> {
+    fn identical(
+        &self,
+        limits: &LoopLimits,
+        call: &Call<'_>,
+        own: Option<u64>,
+        now: Now,
+    ) -> Option<Finding> {
         let since = now.monotonic_us.saturating_sub(IDENTICAL_US);
         let same = |entry: &&Entry| entry.call == call.fingerprint && entry.time_us >= since;
-        graded("identical", count(self.ring.iter().filter(same).count() + 1), limits.identical)
+        graded("identical", count(self.others(own).filter(same).count() + 1), limits.identical)
     }
 
-    fn cycle(&self, limits: &LoopLimits, call: &Call<'_>) -> Option<Finding> {
+    fn cycle(&self, limits: &LoopLimits, call: &Call<'_>, own: Option<u64>) -> Option<Finding> {
         let tail: Vec<&[u8; 32]> = std::iter::once(&call.fingerprint)
-            .chain(self.ring.iter().rev().map(|entry| &entry.call))
+            .chain(self.others(own).rev().map(|entry| &entry.call))
             .collect();
         let repeated = |period: usize| {
             let first = tail.get(..period)?;
@@ -278,6 +307,11 @@ impl Loops {
             rule: "no_progress",
             count: count(SAME_RESULTS),
         })
+    }
+
+    /// Every call but `own`.
+    fn others(&self, own: Option<u64>) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.ring.iter().filter(move |entry| Some(entry.number) != own)
     }
 
     /// The calls of the tool that ended, newest first.

@@ -16,7 +16,7 @@ mod rules;
 
 pub(crate) use approval::{Exact, Holds, Pending, Standing, Statement, expired};
 pub(crate) use boundary::Raised;
-pub(crate) use breaker::{Breaker, Health};
+pub(crate) use breaker::{Breakers, Health};
 pub(crate) use held::{Held, User};
 pub use loops::LoopLimits;
 pub(crate) use loops::{Ended, Finding, Level, Loops};
@@ -100,8 +100,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) loops: &'a Loops,
     /// How much repetition is too much.
     pub(crate) loop_limits: &'a LoopLimits,
-    /// The breaker of the tool.
-    pub(crate) breaker: &'a Breaker,
+    /// The breakers of the tool.
+    pub(crate) breakers: &'a Breakers,
+    /// The call's own number in the search for loops, if it waited.
+    pub(crate) waited: Option<u64>,
     /// What people said of this very call.
     pub(crate) standing: &'a Standing,
     /// Why the arguments reach for what the tool's configuration does not give.
@@ -235,7 +237,7 @@ fn judge(
     }
     flow::check(facts, &line)?;
     facts.loops.check_duplicate(call, now)?;
-    let finding = facts.loops.look(facts.loop_limits, call, now);
+    let finding = facts.loops.look(facts.loop_limits, call, facts.waited, now);
     ruling.loops = Some(finding);
     facts.loops.check(finding, call, now)?;
     let mut allowance = Allowance::of(tool);
@@ -246,7 +248,7 @@ fn judge(
         budget::check(level, (fit.at, fit.clause), (tool, call), limits, &mut ruling.budgets)?;
     }
     line.iter().try_for_each(|fit| rate::check(fit, now))?;
-    facts.breaker.check(now)?;
+    facts.breakers.check(&call.caller.sandbox, now)?;
     approved(facts, &line, call, ruling)?;
     Ok(Permit {
         clauses: line.iter().map(|fit| fit.at).collect(),

@@ -8,6 +8,7 @@ use casemate_ledger::{
 };
 use serde_json::json;
 
+use super::approval::Whose;
 use super::*;
 use crate::keys::SigningKey;
 
@@ -78,14 +79,15 @@ pub(crate) fn facts<'a>(grants: &'a [&'a Held]) -> Facts<'a> {
         std::sync::LazyLock::new(BoundaryFloor::default);
     static LOOPS: std::sync::LazyLock<Loops> = std::sync::LazyLock::new(Loops::default);
     static LIMITS: std::sync::LazyLock<LoopLimits> = std::sync::LazyLock::new(LoopLimits::default);
-    static BREAKER: std::sync::LazyLock<Breaker> = std::sync::LazyLock::new(Breaker::default);
+    static BREAKERS: std::sync::LazyLock<Breakers> = std::sync::LazyLock::new(Breakers::default);
     Facts {
         grants,
         floor: &FLOOR,
         seen: Label::Public,
         loops: &LOOPS,
         loop_limits: &LIMITS,
-        breaker: &BREAKER,
+        breakers: &BREAKERS,
+        waited: None,
         standing: &Standing::New,
         reach: None,
         rules: None,
@@ -443,10 +445,10 @@ fn loops_duplicates_and_breakers_deny_in_their_turn() {
     };
     let mut running = repeated(1);
     running.start(1);
-    let mut broken = Breaker::default();
-    (0..5).for_each(|_| broken.end(Health::Fails, now, 0));
-    let fine = Breaker::default();
-    for (loops, breaker, expected) in [
+    let mut broken = Breakers::default();
+    (0..5).for_each(|_| broken.end(&case.caller.sandbox, Health::Fails, now, 0));
+    let fine = Breakers::default();
+    for (loops, breakers, expected) in [
         (repeated(3), &fine, None),
         (repeated(4), &fine, None),
         (repeated(7), &fine, Some(DenyCode::LoopQuarantine)),
@@ -455,7 +457,7 @@ fn loops_duplicates_and_breakers_deny_in_their_turn() {
         (repeated(0), &broken, Some(DenyCode::BreakerOpen)),
         (repeated(7), &broken, Some(DenyCode::LoopQuarantine)),
     ] {
-        let ruling = decide(&Facts { loops: &loops, breaker, ..facts(&line) }, &call, now);
+        let ruling = decide(&Facts { loops: &loops, breakers, ..facts(&line) }, &call, now);
         assert_eq!(ruling.verdict.err().map(|denial| denial.code), expected);
     }
     let warned = repeated(4);
@@ -472,7 +474,7 @@ fn people_are_asked_last_and_their_answer_counts() {
     let table = [
         (&one, Standing::New, Err(DenyCode::ApprovalPending), true),
         (&one, Standing::Waiting(id), Err(DenyCode::ApprovalPending), true),
-        (&one, Standing::Full, Err(DenyCode::ApprovalPending), false),
+        (&one, Standing::Full(Whose::Sandbox), Err(DenyCode::ApprovalPending), false),
         (&one, Standing::Refused(id), Err(DenyCode::ApprovalDenied), false),
         (&one, yes(1), Ok(1), false),
         (&two, yes(1), Err(DenyCode::ApprovalPending), false),

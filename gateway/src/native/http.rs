@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT};
 use hyper::{Method, Request};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::url::Url;
@@ -21,7 +21,7 @@ use crate::net::{Client, NetError, Network};
 use crate::secrets::Secrets;
 
 /// What `gateway.toml` says of the places that may be asked.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// Who may vouch for servers (PEM). Default the system's authorities.
@@ -36,7 +36,7 @@ pub struct HttpConfig {
 }
 
 /// One kind of request.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpRule {
     /// `api.example.com`, or `*.example.com` for one more label.
@@ -67,7 +67,7 @@ pub struct HttpRule {
 }
 
 /// What a parameter or a segment may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Digits, at most 18.

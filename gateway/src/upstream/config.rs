@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use casemate_attestation::Risk;
 use casemate_ledger::{Label, text};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, distinct, field, within};
 use crate::native::files::FilesConfig;
@@ -15,7 +15,7 @@ use crate::native::url::Url;
 use crate::net::Network;
 
 /// Where tools come from.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// The first part of its tools' names: `time` in `time.get_current_time`.
@@ -59,7 +59,7 @@ pub struct Upstream {
 }
 
 /// An MCP server over Streamable HTTP.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemoteConfig {
     /// `https://host[:port]/path`.
@@ -76,7 +76,7 @@ pub struct RemoteConfig {
 }
 
 /// Whether a tool server's process is confined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confinement {
     /// Own user, name spaces, view, limits and system call filter, or no start.
@@ -87,7 +87,7 @@ pub enum Confinement {
 }
 
 /// What a confined process may see and use.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Confine {
     /// Paths that it may read beside the system's programs and libraries.
@@ -107,7 +107,7 @@ pub struct Confine {
 }
 
 /// What the operator knows of a tool.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tool {
     /// The name that the upstream gives it.

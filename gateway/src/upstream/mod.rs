@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use casemate_ledger::json;
-use rmcp::model::{CallToolRequestParams, CallToolResponse, ProtocolVersion};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, PaginatedRequestParams, ProtocolVersion,
+};
 use rmcp::service::{
     ClientLifecycleMode, NotificationContext, RunningService, serve_client_with_lifecycle,
 };
@@ -97,6 +99,8 @@ pub enum UpstreamError {
 pub(crate) const START_MS: u64 = 30_000;
 /// The most tools of one server.
 const MAX_TOOLS: usize = 256;
+/// The most pages of its list.
+const MAX_PAGES: usize = 64;
 /// The longest definition of one tool, and the slack around a result.
 const MAX_DEFINITION_BYTES: usize = 64 * 1024;
 
@@ -191,12 +195,29 @@ impl Running {
     ) -> Result<Vec<Map<String, Value>>, UpstreamError> {
         let limit = Duration::from_millis(START_MS);
         let slow = |_| UpstreamError::Slow { name: config.name.clone(), limit_ms: START_MS };
-        let tools = tokio::time::timeout(limit, self.peer.list_all_tools()).await.map_err(slow)?;
-        let tools = tools.map_err(|error| protocol(config, error))?;
-        if tools.len() > MAX_TOOLS {
-            return Err(result(config, format!("expected at most {MAX_TOOLS} tools")));
+        tokio::time::timeout(limit, self.all_tools(config)).await.map_err(slow)?
+    }
+
+    /// Page by page, so that a list without an end ends here.
+    async fn all_tools(&self, config: &Upstream) -> Result<Vec<Map<String, Value>>, UpstreamError> {
+        let mut tools = Vec::new();
+        let mut cursor = None;
+        for _ in 0..MAX_PAGES {
+            let asked = PaginatedRequestParams::default().with_cursor(cursor);
+            let page = self.peer.list_tools(Some(asked)).await;
+            let page = page.map_err(|error| protocol(config, error))?;
+            if tools.len() + page.tools.len() > MAX_TOOLS {
+                return Err(result(config, format!("expected at most {MAX_TOOLS} tools")));
+            }
+            for tool in &page.tools {
+                tools.push(strict(config, tool, MAX_DEFINITION_BYTES)?);
+            }
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(tools);
+            }
         }
-        tools.iter().map(|tool| strict(config, tool, MAX_DEFINITION_BYTES)).collect()
+        Err(result(config, format!("expected at most {MAX_PAGES} pages of tools")))
     }
 
     /// Calls a tool and returns its result without `_meta`, at most `limit` bytes.

@@ -27,7 +27,10 @@ pub fn approving() -> (House, Vec<(&'static str, SigningKey)>) {
 impl Scene {
     pub async fn waiting(&self, count: usize) -> Vec<Waiting> {
         loop {
-            let Reply::Approvals(calls) = self.admin(Command::ApprovalList).await else { panic!() };
+            let Reply::Approvals(calls) = self.admin(Command::ApprovalList { after: None }).await
+            else {
+                panic!()
+            };
             if calls.len() >= count {
                 return calls;
             }

@@ -45,7 +45,7 @@ impl Scene {
     /// What is seen of `call`, which then takes its place and ends so.
     fn call(&mut self, call: u8, ended: Ended) -> Option<(Level, &'static str, u32)> {
         let finding = self.with(call, |loops, limits, call, now| {
-            let finding = loops.look(limits, call, now);
+            let finding = loops.look(limits, call, None, now);
             let number = loops.record(limits, finding, call, now);
             loops.start(number);
             loops.end(number, ended, now);
@@ -57,7 +57,7 @@ impl Scene {
 
     fn denied(&mut self, call: u8) -> Option<Denial> {
         self.with(call, |loops, limits, call, now| {
-            let finding = loops.look(limits, call, now);
+            let finding = loops.look(limits, call, None, now);
             loops.check(finding, call, now).err()
         })
     }
@@ -209,6 +209,46 @@ fn what_may_have_run_does_not_run_twice() {
         }
         assert!(scene.with(2, |loops, _, call, now| loops.check_duplicate(call, now)).is_ok());
     }
+}
+
+#[test]
+fn after_a_restart_a_tool_that_may_have_run_waits() {
+    for (idempotent, name, later, denied) in [
+        (false, "time.now", 30, true),
+        (false, "time.now", 31, false),
+        (false, "other", 1, false),
+        (true, "time.now", 1, false),
+    ] {
+        let mut scene = scene();
+        scene.tool.idempotent = idempotent;
+        scene.loops.note_unknown(name, now(0));
+        scene.seconds = later;
+        let denial = scene.with(1, |loops, _, call, now| loops.check_duplicate(call, now).err());
+        assert_eq!(denial.is_some(), denied, "{name} {later}");
+    }
+}
+
+#[test]
+fn a_call_that_waited_is_not_its_own_repetition() {
+    let mut scene = scene();
+    let limits = scene.limits;
+    let numbers: Vec<u64> = (0..5)
+        .map(|_| scene.with(1, |loops, limits, call, now| loops.record(limits, None, call, now)))
+        .collect();
+    let mut look = |own| {
+        let found = scene.with(1, |loops, _, call, now| loops.look(&limits, call, own, now));
+        found.map(|found| (found.level, found.count))
+    };
+    assert_eq!(look(None), Some((Level::Warn, 6)));
+    assert_eq!(look(numbers.last().copied()), Some((Level::Warn, 5)));
+    // Nor the last of its own cycle.
+    let mut scene = self::scene();
+    for call in [1, 2, 1, 2, 1] {
+        scene.call(call, result(call));
+    }
+    let own = scene.with(2, |loops, limits, call, now| loops.record(limits, None, call, now));
+    let found = scene.with(2, |loops, limits, call, now| loops.look(limits, call, Some(own), now));
+    assert_eq!(found.map(|found| (found.rule, found.count)), Some(("cycle", 3)));
 }
 
 #[test]

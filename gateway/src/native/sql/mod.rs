@@ -13,7 +13,7 @@ mod sqlite;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::render::{Catalogue, Dialect};
@@ -21,7 +21,7 @@ use super::{Breach, Failure, arguments};
 use crate::secrets::Secrets;
 
 /// What `gateway.toml` says of a database.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SqlConfig {
     /// An SQLite database's file.

@@ -168,15 +168,7 @@ async fn fetch(
     max_rows: usize,
     max_bytes: usize,
 ) -> Result<Rows, Failure> {
-    let names: Vec<String> = (0..query.columns.len()).map(|at| format!("\"c{at}\"")).collect();
-    let texts: Vec<String> = names.iter().map(|name| format!("CAST({name} AS text)")).collect();
-    let text = format!(
-        "SELECT {} FROM ({}) AS \"q\"({}) LIMIT {}",
-        texts.join(", "),
-        query.text,
-        names.join(", "),
-        max_rows.saturating_add(1)
-    );
+    let text = bounded(query, max_rows, max_bytes);
     let statement = client.prepare(&text).await.map_err(failed)?;
     let parameters: Vec<Parameter<'_>> = parameters.iter().map(Parameter).collect();
     let found = client.query_raw(&statement, parameters.iter()).await.map_err(failed)?;
@@ -189,11 +181,40 @@ async fn fetch(
             rows.complete = false;
             break;
         }
+        if !row.try_get::<_, bool>(query.columns.len()).map_err(failed)? {
+            return Err(Failure::Blocked("a row of more bytes than a result may have".to_owned()));
+        }
         let value = |at| row.try_get::<_, Option<&str>>(at).map(Value::from).map_err(failed);
         let values = (0..query.columns.len()).map(value).collect::<Result<_, _>>()?;
         rows.push(values, &mut left)?;
     }
     Ok(rows)
+}
+
+/// `query` with one row too many, so that more can be told from all, and with
+/// one column more: whether the row has at most `max_bytes`. A row that has
+/// not comes without its values: they never reach this process. What a
+/// statement may use inside the server is for the server to bound.
+fn bounded(query: &Query, max_rows: usize, max_bytes: usize) -> String {
+    let places = || 0..query.columns.len();
+    let join = |each: &dyn Fn(usize) -> String, between: &str| {
+        places().map(each).collect::<Vec<_>>().join(between)
+    };
+    let names = join(&|at| format!("\"c{at}\""), ", ");
+    let texts = join(&|at| format!("CAST(\"c{at}\" AS text) AS \"t{at}\""), ", ");
+    let sizes = join(
+        &|at| format!("COALESCE(pg_catalog.octet_length(\"t{at}\"), 0)::bigint"),
+        " OPERATOR(pg_catalog.+) ",
+    );
+    let shown = join(&|at| format!("CASE WHEN \"fits\" THEN \"t{at}\" END"), ", ");
+    let limit = max_rows.saturating_add(1);
+    // A subquery with a limit is not merged into what is around it: each value
+    // is made once.
+    format!(
+        "SELECT {shown}, \"fits\" FROM (SELECT *, ({sizes}) OPERATOR(pg_catalog.<=) {max_bytes} AS \"fits\" \
+         FROM (SELECT {texts} FROM ({}) AS \"q\"({names}) LIMIT {limit}) AS \"r\") AS \"s\"",
+        query.text
+    )
 }
 
 /// A parameter as text, which the server reads as the type that it needs.

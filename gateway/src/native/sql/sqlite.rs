@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::limits::Limit;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use serde_json::Value;
@@ -16,6 +17,9 @@ use crate::native::{Breach, Failure};
 
 /// How many of SQLite's steps pass between looks at the clock.
 const STEPS: i32 = 1000;
+/// The most bytes of one value or row on its way through a statement: two
+/// whole results. SQLite's own limit is 1 GB, which one step can make.
+const MAX_VALUE_BYTES: i32 = 4 << 20;
 
 /// Opens the database once, and looks whether the listed columns are there.
 pub(super) fn look(file: &Path, catalogue: &Catalogue) -> Result<(), String> {
@@ -61,6 +65,7 @@ pub(super) fn run(
 fn open(file: &Path, catalogue: &Catalogue) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let database = Connection::open_with_flags(file, flags)?;
+    database.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
     database.busy_timeout(Duration::from_secs(1))?;
     database.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     database.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -131,5 +136,46 @@ fn failed(error: rusqlite::Error) -> Failure {
             Breach::reach("sql/role", "what the database's authorizer allows", error).into()
         }
         _ => Failure::Tool(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::render::Dialect;
+    use super::*;
+
+    /// One value that each of `times` common tables makes twice as long.
+    fn doubled(times: usize) -> String {
+        let first = "WITH \"t0\" AS (SELECT '0123456789abcdef' AS \"x\")".to_owned();
+        let tables = (1..=times).map(|at| {
+            let before = at - 1;
+            format!(
+                ", \"t{at}\" AS MATERIALIZED (SELECT \"x\" || \"x\" AS \"x\" FROM \"t{before}\")"
+            )
+        });
+        let last = format!(" SELECT length(\"x\") FROM \"t{times}\"");
+        [vec![first], tables.collect(), vec![last]].concat().concat()
+    }
+
+    #[test]
+    fn a_value_cannot_double_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("shop.db");
+        Connection::open(&file).unwrap().execute_batch("CREATE TABLE orders(id)").unwrap();
+        let tables = BTreeMap::from([("orders".to_owned(), vec!["id".to_owned()])]);
+        let functions = ["length".to_owned()];
+        let catalogue = Catalogue::new(Dialect::Sqlite, &tables, &functions).unwrap();
+        let run = |times| {
+            let query = Query { text: doubled(times), columns: vec!["n".into()], parameters: 0 };
+            run(&file, &catalogue, &query, &[], (10, 1000, 5000)).map(|rows| rows.rows)
+        };
+        // 16 bytes, doubled 17 times, are 2 MiB; with its row's head 4 MiB is too much.
+        assert_eq!(run(17).unwrap(), [[Value::from(16 << 17)]]);
+        for times in [18, 22] {
+            let Err(Failure::Tool(text)) = run(times) else { panic!("{times}") };
+            assert!(text.contains("too big"), "{text}");
+        }
     }
 }
