@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use crate::cgroup::Cgroup;
 use crate::config::HostConfig;
 use crate::console::Console;
 use crate::launch::LaunchError;
@@ -58,6 +59,8 @@ pub(crate) struct Started {
     pub(crate) console: Console,
     pub(crate) stderr: Console,
     pub(crate) at: Instant,
+    /// What the process may use, where a control group is configured.
+    pub(crate) cgroup: Option<Cgroup>,
 }
 
 /// The line on which a backend is asked.
@@ -227,11 +230,21 @@ pub(crate) fn spawn(
     program: &Path,
     arguments: &[String],
     folder: &Path,
+    cgroup: Option<&Cgroup>,
     stdin: Stdio,
 ) -> io::Result<Child> {
+    // The shell joins the group and becomes the rest: "0" is who writes.
+    let mut command = match cgroup.map(Cgroup::procs) {
+        None => Command::new("setpriv"),
+        Some(procs) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "echo 0 > \"$0\" && exec \"$@\""]).arg(procs).arg("setpriv");
+            shell
+        }
+    };
     // setpriv (util-linux, on every Debian) sets the parent-death signal and becomes
     // the backend: without it a killed host would leave the machine running.
-    Command::new("setpriv")
+    command
         .args(["--pdeathsig", "KILL", "--"])
         .arg(program)
         .args(arguments)

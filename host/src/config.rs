@@ -26,6 +26,9 @@ pub struct HostConfig {
     /// Our own monitor.
     #[serde(default)]
     pub vmm: VmmConfig,
+    /// The control group (cgroup v2) below which each machine's process gets one of its own.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
     /// The most that one machine may be given.
     #[serde(default)]
     pub limits: Limits,
@@ -174,6 +177,13 @@ impl HostConfig {
                 field: "name",
                 expected: "1 to 64 of a-z, 0-9, '-', '.', '_'",
                 actual: config.name,
+            });
+        }
+        if let Some(parent) = config.cgroup.as_ref().filter(|parent| !parent.is_absolute()) {
+            return Err(ConfigError::Field {
+                field: "cgroup",
+                expected: "an absolute path",
+                actual: parent.display().to_string(),
             });
         }
         Ok(config)

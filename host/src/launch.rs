@@ -18,6 +18,7 @@ use casemate_model::{PspConfig, PspModel};
 use tokio::sync::{Notify, RwLock, watch};
 
 use crate::backend::{self, CONSOLE, Chosen, Facts, Started, failed};
+use crate::cgroup::Cgroup;
 use crate::config::{GpuModelConfig, HostConfig, ModelDevices, ModelProduct, PspModelConfig};
 use crate::key::{HostKey, KeyError};
 use crate::machine::{Exit, Machine, MachineSpec, Shared, State, Status};
@@ -206,6 +207,7 @@ impl Machine {
             wire: started.wire,
             console: started.console,
             stderr: started.stderr,
+            cgroup: started.cgroup,
             boot: spec.boot,
             wall: spec.wall,
             context: Arc::new(context),
@@ -261,6 +263,14 @@ pub(crate) struct Given<'a> {
     pub(crate) image: &'a Image,
     pub(crate) folder: &'a Path,
     pub(crate) config: &'a HostConfig,
+}
+
+impl Given<'_> {
+    /// The control group of this machine's process, where one is configured.
+    pub(crate) fn cgroup(&self, beside_mib: u64) -> Result<Option<Cgroup>, LaunchError> {
+        let id = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        Cgroup::make(self.config, &id, self.spec, beside_mib)
+    }
 }
 
 /// Starts the backend, asks it what it built, and only then lets the guest run.

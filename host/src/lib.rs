@@ -29,6 +29,7 @@
 //! *Invariant*: `unsafe` exists in kvm/sys.rs alone.
 
 mod backend;
+mod cgroup;
 mod config;
 mod console;
 pub mod control;

@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::backend::{self, Link, MUX_SOCKET, START_LIMIT, Started, failed, said};
+use crate::cgroup::QEMU_BESIDE_MIB;
 use crate::console::Console;
 use crate::launch::{Given, LaunchError, io_error};
 use crate::machine::Accelerator;
@@ -57,13 +58,16 @@ pub(crate) async fn start(
         cmdline: &image.cmdline,
     };
     let at = Instant::now();
-    let mut child = backend::spawn(PROGRAM.as_ref(), &line.arguments(), folder, Stdio::null())
-        .map_err(io_error("start setpriv and qemu-system-x86_64"))?;
+    let cgroup = given.cgroup(QEMU_BESIDE_MIB)?;
+    let arguments = line.arguments();
+    let mut child =
+        backend::spawn(PROGRAM.as_ref(), &arguments, folder, cgroup.as_ref(), Stdio::null())
+            .map_err(io_error("start setpriv and qemu-system-x86_64"))?;
     let (console, stderr) = backend::listen(&mut child, folder, given.config);
     let wire = connected(&wire, &mut child, &stderr).await?;
     let qmp = connected(&qmp, &mut child, &stderr).await?;
     let qmp = Qmp::start(qmp).await.map_err(|error| failed(NAME, &error.to_string()))?;
-    Ok(Started { child, link: Link::Qemu(qmp), wire, console, stderr, at })
+    Ok(Started { child, link: Link::Qemu(qmp), wire, console, stderr, at, cgroup })
 }
 
 /// QEMU's connection to `listener`, unless it ends or dawdles.

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::backend::{Link, Over, said};
+use crate::cgroup::Cgroup;
 use crate::console::Console;
 use crate::control;
 use crate::machine::{Exit, Shared, State};
@@ -25,6 +26,7 @@ pub(crate) struct Supervisor {
     pub(crate) wire: UnixStream,
     pub(crate) console: Console,
     pub(crate) stderr: Console,
+    pub(crate) cgroup: Option<Cgroup>,
     pub(crate) boot: Duration,
     pub(crate) wall: Duration,
     pub(crate) context: Arc<Context>,
@@ -45,6 +47,7 @@ impl Supervisor {
         // Whatever the reason: the process dies first, then what served it.
         let _ = self.child.start_kill();
         let status = self.child.wait().await.ok();
+        drop(self.cgroup.take());
         streams.abort_all();
         let exit = match end {
             End::Decided(exit) => exit,

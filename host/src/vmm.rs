@@ -19,6 +19,7 @@ use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
 use crate::backend::{self, Facts, Link, MUX_SOCKET, Over, START_LIMIT, Started, failed, said};
+use crate::cgroup::VMM_BESIDE_MIB;
 use crate::config::HostConfig;
 use crate::console::Console;
 use crate::launch::{Given, LaunchError, io_error};
@@ -66,8 +67,11 @@ pub(crate) async fn start(program: &Path, given: &Given<'_>) -> Result<Started, 
     let spec = specification(given, kernel.path(), initrd.path())?;
     let text = spec.to_toml().map_err(|error| failed(NAME, &error.to_string()))?;
     let at = Instant::now();
-    let mut child = backend::spawn(program, &["-".to_owned()], given.folder, Stdio::piped())
-        .map_err(io_error("start setpriv and casemate-vmm"))?;
+    let cgroup = given.cgroup(VMM_BESIDE_MIB)?;
+    let arguments = ["-".to_owned()];
+    let mut child =
+        backend::spawn(program, &arguments, given.folder, cgroup.as_ref(), Stdio::piped())
+            .map_err(io_error("start setpriv and casemate-vmm"))?;
     let (console, stderr) = backend::listen(&mut child, given.folder, given.config);
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(text.as_bytes()).await.map_err(io_error("tell the monitor its machine"))?;
@@ -76,7 +80,7 @@ pub(crate) async fn start(program: &Path, given: &Given<'_>) -> Result<Started, 
     let control = connected(given.folder, CONTROL_SOCKET, &mut child, &stderr).await?;
     let wire = connected(given.folder, MUX_SOCKET, &mut child, &stderr).await?;
     let monitor = Monitor { stream: BufReader::new(control), exit: None };
-    Ok(Started { child, link: Link::Vmm(monitor), wire, console, stderr, at })
+    Ok(Started { child, link: Link::Vmm(monitor), wire, console, stderr, at, cgroup })
 }
 
 fn specification(

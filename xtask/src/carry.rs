@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use casemate_image::ExtraFile;
 
 /// Programs of Debian's that the product calls.
-const TOOLS: [&str; 4] = ["setpriv", "dpkg-deb", "tar", "xz"];
+const TOOLS: [&str; 5] = ["setpriv", "sh", "dpkg-deb", "tar", "xz"];
 /// What QEMU reads to boot a kernel without firmware of ours.
 const FIRMWARE: [&str; 4] = [
     "/usr/share/seabios/bios-256k.bin",
