@@ -9,6 +9,7 @@ mod hostile;
 mod machine;
 mod passthrough;
 mod pattern;
+mod private;
 mod product;
 mod scenarios;
 mod start;

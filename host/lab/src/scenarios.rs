@@ -6,7 +6,7 @@ use anyhow::ensure;
 use casemate_vmm::{Exit, LeaseSpec};
 
 use crate::machine::{Machine, spec};
-use crate::{compare, passthrough, product, traffic};
+use crate::{compare, passthrough, private, product, traffic};
 
 /// A scenario returns a few words about what it measured.
 type Scenario = fn(bool) -> anyhow::Result<String>;
@@ -19,6 +19,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("lease", lease),
     ("limits", limits),
     ("kill", kill),
+    ("private", private::private),
     ("jail", traffic::jail),
     ("vsock", traffic::vsock),
     ("disk", traffic::disk),
@@ -27,6 +28,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("vfio", passthrough::vfio),
     ("compare", compare::compare),
     ("demo", product::demo),
+    ("cgroup", product::cgroup),
 ];
 
 fn boot1(_: bool) -> anyhow::Result<String> {

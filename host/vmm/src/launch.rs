@@ -2,8 +2,9 @@
 //! confidential computing specifications require.
 //!
 //! `prepare` opens and loads everything and runs nothing. A confidential launch
-//! will differ in steps 2 (type of VM), 3 (private memory) and 6 (measured
-//! pages, before the first run), and nowhere else.
+//! will differ in steps 2 (type of VM), 3 (memory that starts private, in a
+//! guest_memfd) and 6 (measured pages, before the first run), and nowhere else:
+//! which pages are private is kept for every machine (`memory`, `convert`).
 
 use std::fs::File;
 use std::io::Write;
@@ -11,12 +12,13 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi};
+use kvm_bindings::{KVM_CAP_EXIT_HYPERCALL, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vfio_ioctls::VfioContainer;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, BootError, Entry};
+use crate::convert::{self, Converter};
 use crate::cpu::Model;
 use crate::devices::{self, Attached};
 use crate::gate::Gate;
@@ -28,6 +30,7 @@ use crate::serial::Serial;
 use crate::spec::{SpecError, VmSpec};
 use crate::status::Built;
 use crate::vcpu::Board;
+use crate::vfio::dma::DmaMap;
 use crate::vfio::{self, Assigned, VfioRefusal};
 use crate::virtio::Device;
 use crate::virtio::block::Block;
@@ -162,7 +165,8 @@ pub(crate) fn prepare(spec: &VmSpec) -> Result<Prepared, LaunchError> {
         let block = Block::new(file).map_err(open_step("disk", &disk.path))?;
         bench.attach("disk", Box::new(block))?;
     }
-    bench.assign(spec)?;
+    let dma = bench.assign(spec)?;
+    let converter = Converter::new(memory.clone(), dma);
     // 7. The control socket, last: who finds it finds a machine.
     let control = spec.control.as_deref().map(|path| listen("control", path)).transpose()?;
     let event = || EventFd::new(libc::EFD_NONBLOCK).map_err(host_step("eventfd"));
@@ -170,7 +174,8 @@ pub(crate) fn prepare(spec: &VmSpec) -> Result<Prepared, LaunchError> {
     let gate = Arc::new(Gate::new(ended.try_clone().map_err(host_step("eventfd"))?));
     let Bench { bus, poll, devices, assigned, .. } = bench;
     devices::listen(&poll, &devices).map_err(host_step("doorbells"))?;
-    let board = Arc::new(Board { bus, serial: Mutex::new(serial), gate: Arc::clone(&gate) });
+    let board =
+        Arc::new(Board { bus, serial: Mutex::new(serial), gate: Arc::clone(&gate), converter });
     Ok(Prepared {
         vcpus,
         board,
@@ -212,6 +217,12 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, LaunchError> {
     let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
     split.args = [IOAPIC_PINS, 0, 0, 0];
     vm.enable_cap(&split).map_err(kvm_step("split irqchip"))?;
+    // Conversions come to us. Where KVM does not know them, the guest is told so by KVM.
+    let mut exits = kvm_enable_cap { cap: KVM_CAP_EXIT_HYPERCALL, ..Default::default() };
+    exits.args = [1 << convert::MAP_GPA_RANGE, 0, 0, 0];
+    if kvm.check_extension_int(Cap::ExitHypercall) & (1 << convert::MAP_GPA_RANGE) != 0 {
+        vm.enable_cap(&exits).map_err(kvm_step("conversion exits"))?;
+    }
     Ok(vm)
 }
 
@@ -299,10 +310,10 @@ impl Bench {
 
 impl Bench {
     /// Gives devices of the host to the guest. Each is checked before the first is opened.
-    fn assign(&mut self, spec: &VmSpec) -> Result<(), LaunchError> {
+    fn assign(&mut self, spec: &VmSpec) -> Result<Option<DmaMap>, LaunchError> {
         let checked = spec.devices.iter().map(|device| vfio::check(&device.address));
         let paths = checked.collect::<Result<Vec<_>, _>>()?;
-        let Some(first) = paths.first() else { return Ok(()) };
+        let Some(first) = paths.first() else { return Ok(None) };
         let group = |step| {
             let address = first.display().to_string();
             move |source| VfioRefusal::Vfio { address, step, source }
@@ -312,7 +323,7 @@ impl Bench {
         for path in &paths {
             self.assign_one(path, &container)?;
         }
-        Ok(vfio::map(&container, &self.memory).map_err(group("map guest memory"))?)
+        Ok(Some(vfio::map(&container, &self.memory).map_err(host_step("memory for devices"))?))
     }
 
     fn assign_one(

@@ -12,6 +12,7 @@ mod acpi;
 mod boot;
 mod bytes;
 mod control;
+mod convert;
 mod cpu;
 mod devices;
 mod exit;
@@ -82,7 +83,7 @@ pub fn run(spec: &VmSpec) -> Result<Exit, LaunchError> {
     spawn("devices", &gate, &filters, Role::Devices, work)?;
     let mut warden =
         warden::Warden::new(gate, leash, threads, own, control, ended).map_err(host("epoll"))?;
-    warden.built = Some(built);
+    warden.made = Some((built, memory.clone()));
     filters.apply(Role::Warden)?;
     let exit = warden.rule();
     // What the guest sent before it ended still goes out.

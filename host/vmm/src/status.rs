@@ -23,9 +23,17 @@ pub struct VmStatus {
     /// Processor time of the process, guest included.
     #[serde(default)]
     pub cpu_ms: u64,
+    /// Memory that the guest keeps to itself, out of devices' reach.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub private_kib: u64,
     /// What was made, where that was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub built: Option<Built>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's face")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What the monitor made: read from what stands, not from what was asked for.

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use crate::convert::Converter;
 use crate::exit::Exit;
 use crate::gate::Gate;
 use crate::pci::Bus;
@@ -15,6 +16,7 @@ pub(crate) struct Board {
     pub(crate) bus: Bus,
     pub(crate) serial: Mutex<Serial>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) converter: Converter,
 }
 
 /// Runs until the machine ends.
@@ -41,6 +43,10 @@ fn turn(cpu: &mut VcpuFd, id: u8, board: &Board) -> Option<Exit> {
         }
         Ok(VcpuExit::MmioWrite(address, from)) => {
             board.bus.write(address, from);
+            None
+        }
+        Ok(VcpuExit::Hypercall(call)) => {
+            *call.ret = board.converter.hypercall(call.nr, &call.args);
             None
         }
         Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => None,

@@ -16,6 +16,7 @@ use crate::control::Control;
 use crate::exit::Exit;
 use crate::gate::Gate;
 use crate::leash::{Leash, Verdict};
+use crate::memory::Memory;
 use crate::poll::Poll;
 use crate::status::{Built, VmStatus};
 use crate::sys;
@@ -30,8 +31,8 @@ pub(crate) struct Warden {
     control: Option<Control>,
     ended: EventFd,
     state: State,
-    /// What to answer to `built`.
-    pub(crate) built: Option<Built>,
+    /// What to answer to `built`, and the memory whose private part a status tells.
+    pub(crate) made: Option<(Built, Memory)>,
 }
 
 /// What was asked for; the gate says what holds.
@@ -100,7 +101,7 @@ impl Warden {
             control,
             ended,
             state: State::Created,
-            built: None,
+            made: None,
         })
     }
 
@@ -173,7 +174,11 @@ impl Warden {
             uptime_ms: ms(now),
             lease_left_ms: self.leash.lease_left(now).map(ms),
             cpu_ms: ms(cpu_time()),
-            built: self.built.clone().filter(|_| *request == Request::Built {}),
+            private_kib: self.made.as_ref().map_or(0, |(_, memory)| memory.private_bytes() >> 10),
+            built: match (request, &self.made) {
+                (Request::Built {}, Some((built, _))) => Some(built.clone()),
+                _ => None,
+            },
         }
     }
 

@@ -44,6 +44,8 @@ enum Only {
 
 const KVM_RUN: u64 = 0xae80;
 const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
+const VFIO_MAP_DMA: u64 = 0x3b71;
+const VFIO_UNMAP_DMA: u64 = 0x3b72;
 const FIONBIO: u64 = 0x5421;
 const EXECUTABLE: u64 = 4;
 const UNIX: u64 = 1;
@@ -150,7 +152,14 @@ const VCPU: &[Call] = &[call(
     "the guest itself; an interrupt that waited for its mask to fall",
 )];
 
+/// In place of the vCPU's own.
 const ASSIGNED: &[Call] = &[
+    call(
+        "ioctl",
+        libc::SYS_ioctl,
+        Only::OneOf(1, &[KVM_RUN, KVM_SIGNAL_MSI, VFIO_MAP_DMA, VFIO_UNMAP_DMA]),
+        "as without a device; devices reach what the guest shares",
+    ),
     call("pread64", libc::SYS_pread64, Only::Any, "the guest reads registers of its device"),
     call("pwrite64", libc::SYS_pwrite64, Only::Any, "the guest writes registers of its device"),
 ];

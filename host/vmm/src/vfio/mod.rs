@@ -6,6 +6,7 @@
 //! the device. BARs are trapped, not mapped: right first, fast later.
 
 mod capability;
+pub(crate) mod dma;
 mod sys;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::pci::msix::{ENTRY, Messages, Msix};
 use crate::pci::{Function, Window, Windows};
 use crate::virtio::Event;
 use capability::MsixPlace;
+use dma::DmaMap;
 
 /// Why a device cannot be given to a guest.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +95,9 @@ pub(crate) fn container(vm: &VmFd) -> Result<Arc<VfioContainer>, VfioError> {
 }
 
 /// Lets the container's devices reach guest RAM. Needs a device in it.
-pub(crate) fn map(container: &VfioContainer, memory: &Memory) -> Result<(), VfioError> {
-    sys::map_guest_memory(container, memory)
+pub(crate) fn map(container: &Arc<VfioContainer>, memory: &Memory) -> std::io::Result<DmaMap> {
+    let domain = sys::Domain { container: Arc::clone(container), _memory: memory.clone() };
+    DmaMap::new(Box::new(domain), memory.clone())
 }
 
 /// Checks a device and its group before anything is opened.

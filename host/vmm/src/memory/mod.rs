@@ -2,10 +2,15 @@
 //!
 //! The guest writes to this memory while we read it. A field is therefore read
 //! once, into memory of ours, and checked there.
+//!
+//! Pages that the guest made private are not there for devices. Who maps memory for
+//! others, the IOMMU in particular, follows the same set (`convert`).
+
+mod private;
 
 use std::fs::File;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
@@ -14,16 +19,27 @@ use vm_memory::{
 
 use crate::bytes::{narrow, wide};
 use crate::layout;
+use private::PrivateSet;
+pub(crate) use private::TooMany;
 
 /// All RAM of one machine. Cloning it clones the handle, not the memory.
 #[derive(Clone)]
 pub struct Memory {
     map: Arc<GuestMemoryMmap>,
+    private: Arc<Private>,
 }
 
-/// The guest, or our own arithmetic, named memory that is not there.
+/// What the guest withdrew.
+#[derive(Default)]
+struct Private {
+    /// Whether there ever was such a page: most machines have none, and need no lock.
+    any: AtomicBool,
+    set: RwLock<PrivateSet>,
+}
+
+/// The guest, or our own arithmetic, named memory that is not there, or is the guest's alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("guest memory: {length} bytes at {address:#x} are not RAM")]
+#[error("guest memory: {length} bytes at {address:#x} are not RAM that devices may use")]
 pub struct OutOfRange {
     /// Guest physical address of the access.
     pub address: u64,
@@ -47,7 +63,7 @@ impl Memory {
             .map(|(start, length)| (GuestAddress(start), narrow(length)))
             .collect();
         let map = GuestMemoryMmap::from_ranges(&ranges).map_err(std::io::Error::other)?;
-        Ok(Self { map: Arc::new(map) })
+        Ok(Self { map: Arc::new(map), private: Arc::default() })
     }
 
     /// Bytes of RAM.
@@ -58,12 +74,14 @@ impl Memory {
     /// Copies out of guest memory.
     pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), OutOfRange> {
         let length = wide(to.len());
+        self.usable(address, length)?;
         self.map.read_slice(to, GuestAddress(address)).map_err(|_| OutOfRange { address, length })
     }
 
     /// Copies into guest memory.
     pub fn write(&self, address: u64, from: &[u8]) -> Result<(), OutOfRange> {
         let length = wide(from.len());
+        self.usable(address, length)?;
         self.map
             .write_slice(from, GuestAddress(address))
             .map_err(|_| OutOfRange { address, length })
@@ -78,6 +96,7 @@ impl Memory {
 
     /// Reads a ring index that the guest publishes: what it wrote before is visible after.
     pub(crate) fn load_u16(&self, address: u64) -> Result<u16, OutOfRange> {
+        self.usable(address, 2)?;
         self.map
             .load::<u16>(GuestAddress(address), Ordering::Acquire)
             .map(u16::from_le)
@@ -86,14 +105,48 @@ impl Memory {
 
     /// Publishes a ring index: what we wrote before is visible to who reads it.
     pub(crate) fn store_u16(&self, address: u64, value: u16) -> Result<(), OutOfRange> {
+        self.usable(address, 2)?;
         self.map
             .store(value.to_le(), GuestAddress(address), Ordering::Release)
             .map_err(|_| OutOfRange { address, length: 2 })
     }
 
-    /// Whether the whole range is RAM.
+    /// Whether the whole range is RAM that devices may use.
     pub(crate) fn contains(&self, address: u64, length: u64) -> bool {
+        self.is_ram(address, length) && self.usable(address, length).is_ok()
+    }
+
+    /// Whether the whole range is RAM.
+    pub(crate) fn is_ram(&self, address: u64, length: u64) -> bool {
         self.map.check_range(GuestAddress(address), narrow(length))
+    }
+
+    /// Takes `start..end` away from devices. What they copy at this moment they may still finish.
+    pub(crate) fn make_private(&self, start: u64, end: u64) -> Result<(), TooMany> {
+        self.private.any.store(true, Ordering::SeqCst);
+        self.private.set.write().unwrap_or_else(PoisonError::into_inner).add(start, end)
+    }
+
+    /// Gives `start..end` back to devices.
+    pub(crate) fn make_shared(&self, start: u64, end: u64) -> Result<(), TooMany> {
+        self.private.set.write().unwrap_or_else(PoisonError::into_inner).remove(start, end)
+    }
+
+    /// Bytes that devices may not use.
+    pub(crate) fn private_bytes(&self) -> u64 {
+        self.private.set.read().unwrap_or_else(PoisonError::into_inner).bytes()
+    }
+
+    /// No byte of the range is private.
+    fn usable(&self, address: u64, length: u64) -> Result<(), OutOfRange> {
+        if !self.private.any.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let set = self.private.set.read().unwrap_or_else(PoisonError::into_inner);
+        match set.meets(address, address.saturating_add(length)) {
+            true => Err(OutOfRange { address, length }),
+            false => Ok(()),
+        }
     }
 
     /// The pieces to register with KVM.
@@ -106,6 +159,21 @@ impl Memory {
                 host: host_address(region),
             })
             .collect()
+    }
+}
+
+impl Memory {
+    /// The parts of `start..end` that are RAM, each within one piece.
+    pub(crate) fn pieces(&self, start: u64, end: u64) -> Vec<Slot> {
+        let cut = |slot: Slot| {
+            let (from, to) = (start.max(slot.guest), end.min(slot.guest + slot.length));
+            (from < to).then(|| Slot {
+                guest: from,
+                length: to - from,
+                host: slot.host + (from - slot.guest),
+            })
+        };
+        self.slots().into_iter().filter_map(cut).collect()
     }
 }
 
