@@ -194,6 +194,25 @@ fn g_workload_that_floods_its_port_is_held_back_and_ends() {
     nothing_left_running(&built);
 }
 
+#[test]
+#[ignore = "boots microVMs; `make e2e` runs it"]
+fn h_machine_without_the_required_gpu_is_refused() {
+    let built = built();
+    built.need_the_demos_image();
+    let world = World::start(&built, "no-gpu");
+    let config = world.folder.join("host/host.toml");
+    let text_of = std::fs::read_to_string(&config).unwrap();
+    let (without, _) = text_of.split_once("[gpu_model]").unwrap();
+    std::fs::write(&config, without).unwrap();
+    let output = world.run(&built.path("image"));
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let refused = said.lines().find(|line| line.contains("attest-refused")).unwrap();
+    assert!(refused.contains("\"rule\":\"gpu.count\""), "{refused}");
+    assert!(!world.log_says("allow "), "a call was allowed");
+    nothing_left_running(&built);
+}
+
 /// Services of this test's own, with the demo's configurations on new sockets.
 struct World<'a> {
     built: &'a Built,
@@ -226,7 +245,8 @@ impl<'a> World<'a> {
         let config = config
             .replace(&old, self.sockets.path().to_str().unwrap())
             .replace(self.built.folder.to_str().unwrap(), self.folder.to_str().unwrap())
-            .replace(&self.path("psp-model"), &self.built.path("psp-model"));
+            .replace(&self.path("psp-model"), &self.built.path("psp-model"))
+            .replace(&self.path("gpu-model"), &self.built.path("gpu-model"));
         std::fs::write(path, config).unwrap();
     }
 

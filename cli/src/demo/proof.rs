@@ -19,7 +19,9 @@ pub(crate) fn show(stage: &mut Stage, world: &World) -> anyhow::Result<()> {
     // From here on nothing is asked of anybody: the services are gone.
     stage.stop_services();
     let tree = stage.must(&["receipt", "verify", &receipt, "--trust", &trust])?;
+    let device = tree.contains("gpu0, a software MODEL");
     stage.say(tree);
+    anyhow::ensure!(device, "the receipt does not show the machine's GPU");
     stage.holds("an allowed call, proved with the services gone");
     stage.must(&["receipt", "verify", &denial, "--trust", &trust, "--json"])?;
     stage.holds("a denied call, proved too");

@@ -147,15 +147,19 @@ gateway = "unix:{gateway}"
 
 [psp_model]
 folder = "{psp}"
+
+[gpu_model]
+folder = "{gpu}"
 "#,
             state = stage.path("host/state").display(),
             psp = stage.path("psp-model").display(),
+            gpu = stage.path("gpu-model").display(),
             verifier = self.socket("verifier"),
             gateway = self.socket("gateway"),
         );
         let config = stage.write("host/host.toml", &config)?;
         // The tenant enrols the operator's host key and, for this demo alone, the
-        // root of the software model; both are named for what they are.
+        // roots of the software models; all are named for what they are.
         let enrolment = stage.must(&["host", "enrolment", "--config", text(&config)?])?;
         stage.write("verifier/trust-anchors.toml", &enrolment)?;
         Ok(())

@@ -1,6 +1,7 @@
 //! Checks one receipt, step by step. Each step says what it found; a later one
 //! goes on where it still can, so that one change shows as what it is.
 
+use casemate_attestation::appraise::DeviceVerdict;
 use casemate_attestation::{Appraisal, Bundle, Hardware, UnixTime};
 
 use super::{Check, Included, Receipt, TrustFile, VerificationTree};
@@ -306,6 +307,7 @@ fn attestation_checks(receipt: &Receipt, trust: &TrustFile, identity: Option<&Id
                 format!("{} epoch {}", text::hex(&binding.identity_key), binding.epoch),
             ));
             checks.extend(appraisal_checks(identity, &appraisal, &bundle));
+            checks.extend(device_checks(&appraisal));
             checks.extend(pinned_checks(trust, &bundle));
         }
     }
@@ -400,6 +402,31 @@ fn appraisal_checks(identity: &Identity, appraisal: &Appraisal, bundle: &Bundle)
             appraisal.hardware().name().to_owned(),
         ),
     ]
+}
+
+/// What the evidence proves of each device, and what it cannot.
+fn device_checks(appraisal: &Appraisal) -> Vec<Check> {
+    const TITLE: &str = "device bound to the same evidence";
+    let anchor = |device: &DeviceVerdict| {
+        let label = device.anchor.as_deref().unwrap_or("no anchor");
+        match device.hardware {
+            Hardware::Model => format!("{}, a software MODEL under {label}", device.name),
+            _ => format!("{}, {} under {label}", device.name, device.hardware.name()),
+        }
+    };
+    let check = |device: &DeviceVerdict| match device.accepted {
+        true => Check::pass("attestation.device", TITLE, anchor(device)),
+        false => {
+            let actual = format!("{}: {}", device.name, device.reasons.join("; "));
+            Check::fail("attestation.device", TITLE, "every rule about devices to hold", actual)
+        }
+    };
+    let mut checks: Vec<Check> = appraisal.devices().iter().map(check).collect();
+    if let Some(device) = appraisal.devices().first() {
+        let place = device.location.clone();
+        checks.push(Check::not_checkable("attestation.location", "where the devices are", place));
+    }
+    checks
 }
 
 /// The grant is its issuer's, and covers the call as far as a receipt shows.
