@@ -72,7 +72,7 @@ fn build(scenarios: &[&str]) -> anyhow::Result<PathBuf> {
     if wanted("compare") {
         more.extend(carry::qemu()?);
     }
-    if wanted("demo") {
+    if wanted("demo") || wanted("cgroup") {
         more.extend(carry::product(&target, &programs, &folder)?);
     }
     // Programs share libraries; each file is carried once.
@@ -101,10 +101,10 @@ fn boot(folder: &Path, scenarios: &[&str], long: bool) -> anyhow::Result<bool> {
     let mut drive = std::ffi::OsString::from("if=none,id=n0,format=raw,file=");
     drive.push(&image);
     let mut machine = Command::new("qemu-system-x86_64")
-        .args(["-M", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi"])
+        .args(["-M", "q35,kernel-irqchip=split", "-accel", "tcg"])
         // cx16: QEMU 7.2 corrupts flags after it under nesting. xsave: L2 cannot set XCR0 there.
         .args(["-cpu", "EPYC,+svm,+npt,-cx16,-xsave,-avx,-avx2,-fma,-f16c"])
-        .args(["-smp", "2", "-m", "3072", "-nodefaults", "-nographic", "-no-reboot"])
+        .args(["-smp", "1", "-m", "3072", "-nodefaults", "-nographic", "-no-reboot"])
         .args(["-serial", "stdio", "-device", "intel-iommu,intremap=on,caching-mode=on"])
         .args(["-device", "pcie-root-port,id=port1,chassis=1"])
         .args(["-device", "nvme,drive=n0,serial=lab,bus=port1"])

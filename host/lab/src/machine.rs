@@ -174,7 +174,7 @@ impl Machine {
     pub(crate) fn tail(&self) -> String {
         let text = std::fs::read(format!("/run/{}.console", self.name)).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().rev().take(12).collect();
+        let lines: Vec<&str> = text.lines().rev().take(60).collect();
         let mut tail = lines.into_iter().rev().collect::<Vec<_>>().join("\n  ");
         tail.push_str(&refused_calls());
         tail
