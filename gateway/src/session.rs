@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::envelope::{Chain, Lease};
 use crate::inflight::{Calls, InFlight};
@@ -247,6 +247,9 @@ async fn requests<R: AsyncRead + Unpin>(
     let mut ended = session.ended.clone();
     let half = Duration::from_millis(gateway.config.lease_ms / 2);
     let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + half, half);
+    // Two nonces in a row would make a port's call stale that is on its way:
+    // after a delay there is one.
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let result = loop {
         tokio::select! {
             biased;

@@ -1,32 +1,16 @@
 //! kill -9 between decision and outcome: the log says `unknown`, once.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 mod harness;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_gateway::{Client, Command as Ask, Reply};
-use casemate_ledger::text;
-use harness::{House, claims, grant};
+use casemate_gateway::{Command as Ask, Reply};
+use harness::scene::Scene;
+use harness::{House, grant};
 use serde_json::json;
-
-/// Serves the operator until the test ends.
-async fn operate(gateway: &Arc<casemate_gateway::Gateway>, socket: &Path) {
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let gateway = Arc::clone(gateway);
-    tokio::spawn(async move {
-        let _stop = stop;
-        gateway.serve(stopped).await.unwrap();
-    });
-    while Client::call(socket, &Ask::Status).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 /// Not a test of its own: the process that is killed. It has one call that
 /// ended and one that its tool server is still working on.
@@ -34,20 +18,13 @@ async fn operate(gateway: &Arc<casemate_gateway::Gateway>, socket: &Path) {
 async fn child_with_a_running_call() {
     let Some(directory) = std::env::var_os("CASEMATE_TEST_HOUSE") else { return };
     let directory = Path::new(&directory);
-    let house = House::at(directory);
-    let gateway = house.gateway().await;
-    let socket = directory.join("admin.sock");
-    operate(&gateway, &socket).await;
-    let signed = text::base64url(&house.sign(grant(&["fx.mark", "fx.slow"], 9)));
-    Client::call(&socket, &Ask::GrantAdd { grant: signed }).await.unwrap();
-    let mut port = house.port(&gateway, house.authority.identity(claims())).await;
+    let granted = grant(&["fx.mark", "fx.slow"], 9);
+    let (scene, mut port) = Scene::with_in(House::at(directory), granted).await;
     let marks = directory.join("marks");
     port.call("fx.mark", json!({ "path": marks })).await.unwrap();
-    port.start("fx.slow", json!({"ms": 4000}), &|_| ()).await;
+    port.start("fx.slow", json!({"ms": 60_000}), &|_| ()).await;
     loop {
-        let Reply::Status(status) = Client::call(&socket, &Ask::Status).await.unwrap() else {
-            panic!()
-        };
+        let Reply::Status(status) = scene.admin(Ask::Status).await else { panic!() };
         if status.running == 1 {
             println!("running");
         }
@@ -68,17 +45,13 @@ async fn kill_minus_9_leaves_an_honest_unknown() {
     assert!(lines.map_while(Result::ok).any(|line| line.ends_with("running")));
     child.kill().unwrap();
     child.wait().unwrap();
-    let house = House::at(directory.path());
-    let gateway = house.gateway().await;
-    let socket = directory.path().join("admin.sock");
-    operate(&gateway, &socket).await;
+    let scene = Scene::in_house(House::at(directory.path())).await;
     let ask = Ask::Log { from: 0, count: 100 };
-    let Reply::Log(entries) = Client::call(&socket, &ask).await.unwrap() else { panic!() };
+    let Reply::Log(entries) = scene.admin(ask).await else { panic!() };
     let count = |start: &str| entries.iter().filter(|e| e.text.starts_with(start)).count();
     assert_eq!((count("allow"), count("executed"), count("unknown")), (2, 1, 1), "{entries:?}");
     // What nobody knows counts as spent, and nothing runs twice.
-    let grants = Client::call(&socket, &Ask::GrantList).await.unwrap();
-    let Reply::Grants(grants) = grants else { panic!() };
+    let Reply::Grants(grants) = scene.admin(Ask::GrantList).await else { panic!() };
     assert_eq!(grants.first().map(|grant| grant.calls), Some(2));
     let marks = std::fs::read_to_string(directory.path().join("marks")).unwrap();
     assert_eq!(marks.lines().count(), 1);
@@ -98,14 +71,10 @@ async fn a_full_disk_stops_deciding_and_nothing_runs_unlogged() {
         eprintln!("not run: mounting a tmpfs needs root");
         return;
     }
-    let _mounted = Unmount(state.clone());
-    let gateway = house.gateway().await;
-    let socket = house.directory.join("admin.sock");
-    operate(&gateway, &socket).await;
-    let signed = text::base64url(&house.sign(grant(&["fx.mark"], 9)));
-    Client::call(&socket, &Ask::GrantAdd { grant: signed }).await.unwrap();
-    let mut port = house.port(&gateway, house.authority.identity(claims())).await;
+    let mounted = Unmount(state.clone());
     let marks = house.directory.join("marks");
+    let (scene, mut port) = Scene::with_in(house, grant(&["fx.mark"], 9)).await;
+    let _mounted = mounted; // goes before the house does
     port.call("fx.mark", json!({ "path": marks })).await.unwrap();
     // Fill the disk to the last byte.
     let filler = std::fs::File::create(state.join("filler")).unwrap();
@@ -121,14 +90,12 @@ async fn a_full_disk_stops_deciding_and_nothing_runs_unlogged() {
         }
     }
     assert!(refused > 0);
-    let Reply::Status(status) = Client::call(&socket, &Ask::Status).await.unwrap() else {
-        panic!()
-    };
+    let Reply::Status(status) = scene.admin(Ask::Status).await else { panic!() };
     assert!(status.log_state.contains("No space left"), "{}", status.log_state);
     // Every execution has its decision in the log: count both.
     let ran = std::fs::read_to_string(&marks).unwrap().lines().count();
     let ask = Ask::Log { from: 0, count: 200 };
-    let Reply::Log(entries) = Client::call(&socket, &ask).await.unwrap() else { panic!() };
+    let Reply::Log(entries) = scene.admin(ask).await else { panic!() };
     let allowed = entries.iter().filter(|entry| entry.text.starts_with("allow")).count();
     assert!(ran <= allowed, "{ran} executions, {allowed} decisions");
 }

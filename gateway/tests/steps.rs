@@ -17,11 +17,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_gateway::{Client, Command as Ask, Error, Gateway, Public, Reply, SigningKey};
+use casemate_gateway::{Command as Ask, Error, Gateway, Public, Reply, SigningKey};
 use casemate_ledger::checkpoint::{Checkpoint, VerifierKey};
 use casemate_ledger::{Decision, Leaf, LeafKind, Outcome, Record, Status, Verdict, merkle, text};
 use casemate_ledger_store::{Log, Options, Published, StoreError, failpoint};
-use harness::{House, claims, grant};
+use harness::scene::Scene;
+use harness::{House, grant};
 use serde_json::json;
 
 /// Every step that is named in `gateway/src` and `ledger/store/src`, which time
@@ -48,18 +49,6 @@ const STEPS: [(&str, u32, u64, u64, u64); 17] = [
     ("head.renamed", 1, 0, 0, 1),
 ];
 
-async fn operate(gateway: &Arc<Gateway>, socket: &Path) {
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let gateway = Arc::clone(gateway);
-    tokio::spawn(async move {
-        let _stop = stop;
-        gateway.serve(stopped).await.unwrap();
-    });
-    while Client::call(socket, &Ask::Status).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 async fn mark(port: &mut harness::Port, directory: &Path) -> bool {
     port.call("fx.mark", json!({ "path": directory.join("marks") })).await.is_ok()
 }
@@ -72,17 +61,11 @@ async fn child_that_ends_at_a_step() {
     let at: usize = wanted.parse().unwrap();
     let (step, nth, ..) = STEPS[at];
     let directory = Path::new(&directory);
-    let house = House::at(directory);
-    let gateway = house.gateway().await;
-    let socket = directory.join("admin.sock");
-    operate(&gateway, &socket).await;
-    let signed = text::base64url(&house.sign(grant(&["fx.mark"], 9)));
-    Client::call(&socket, &Ask::GrantAdd { grant: signed }).await.unwrap();
-    let mut port = house.port(&gateway, house.authority.identity(claims())).await;
+    let (scene, mut port) = Scene::with_in(House::at(directory), grant(&["fx.mark"], 9)).await;
     assert!(mark(&mut port, directory).await);
     // A head over the first call, so that a second head would show.
     let ask = Ask::ReceiptOf { sandbox: port.credential.sandbox.clone(), epoch: 1, sequence: 1 };
-    let Reply::Receipt(receipt) = Client::call(&socket, &ask).await.unwrap() else { panic!() };
+    let Reply::Receipt(receipt) = scene.admin(ask).await else { panic!() };
     let receipt =
         casemate_ledger::receipt::Receipt::decode(&text::from_base64url(&receipt).unwrap());
     std::fs::write(directory.join("head"), receipt.unwrap().checkpoint).unwrap();
@@ -225,26 +208,22 @@ fn every_named_step_is_in_the_table() {
 }
 
 /// A gateway that runs, with two calls behind it.
-async fn busy_house() -> House {
-    let house = House::new();
-    let gateway = house.gateway().await;
-    let socket = house.directory.join("admin.sock");
-    operate(&gateway, &socket).await;
-    let signed = text::base64url(&house.sign(grant(&["fx.mark"], 9)));
-    Client::call(&socket, &Ask::GrantAdd { grant: signed }).await.unwrap();
-    let mut port = house.port(&gateway, house.authority.identity(claims())).await;
-    assert!(mark(&mut port, &house.directory).await && mark(&mut port, &house.directory).await);
-    house
+async fn busy_scene() -> Scene {
+    let (scene, mut port) = Scene::with(grant(&["fx.mark"], 9)).await;
+    let directory = &scene.house.directory;
+    assert!(mark(&mut port, directory).await && mark(&mut port, directory).await);
+    scene
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gateways_and_damaged_logs_do_not_start() {
-    let house = busy_house().await;
+    let scene = busy_scene().await;
+    let house = &scene.house;
     let twice = Gateway::open(house.config()).await;
     assert!(matches!(twice, Err(Error::Log(StoreError::Locked { .. }))), "a second process");
     // The first one lives on: a copy stands for its log after a stop.
-    let key = VerifierKey::parse(&public_of(&house).log_vkey).unwrap();
-    wait_for_head(&house, &key).await;
+    let key = VerifierKey::parse(&public_of(house).log_vkey).unwrap();
+    wait_for_head(&scene, &key).await;
     let log = house.directory.join("state/log");
     let copy = tempfile::tempdir().unwrap();
     let wal = "wal/00000000000000000000.wal";
@@ -256,18 +235,18 @@ async fn two_gateways_and_damaged_logs_do_not_start() {
         bytes[at] ^= 0x10;
         std::fs::write(copy.path().join(wal), bytes).unwrap();
         places += 1;
-        refused += u32::from(open_log(copy.path(), &house).is_err());
+        refused += u32::from(open_log(copy.path(), house).is_err());
     }
     assert_eq!(refused, places, "a flipped bit below the head is never taken for a torn end");
     let mut torn = 0;
     for length in (0..whole.len()).step_by(97) {
         std::fs::write(copy.path().join(wal), &whole[..length]).unwrap();
-        torn += u32::from(open_log(copy.path(), &house).is_err());
+        torn += u32::from(open_log(copy.path(), house).is_err());
     }
     assert_eq!(torn, places, "what the head covers cannot be cut off");
     std::fs::write(copy.path().join(wal), &whole).unwrap();
     let tiles = damage_tiles(copy.path(), &key);
-    assert!(open_log(copy.path(), &house).is_ok());
+    assert!(open_log(copy.path(), house).is_ok());
     println!(
         "1 duplicate process refused; of {places} flipped bits in the WAL {refused} refused; of \
          {places} cuts {torn} refused; {tiles} flipped bits in tiles seen by readers"
@@ -292,13 +271,10 @@ fn open_log(directory: &Path, house: &House) -> Result<(), StoreError> {
 }
 
 /// Waits until the head covers every leaf.
-async fn wait_for_head(house: &House, key: &VerifierKey) {
-    let socket = house.directory.join("admin.sock");
+async fn wait_for_head(scene: &Scene, key: &VerifierKey) {
     loop {
-        let Reply::Status(status) = Client::call(&socket, &Ask::Status).await.unwrap() else {
-            panic!()
-        };
-        let head = Published::open(&house.directory.join("state/log"), key);
+        let Reply::Status(status) = scene.admin(Ask::Status).await else { panic!() };
+        let head = Published::open(&scene.house.directory.join("state/log"), key);
         if head.is_ok_and(|log| log.head().size == status.leaves) {
             return;
         }

@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part")]
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "helpers of tests fail the test"
@@ -24,7 +25,8 @@ use casemate_attestation::{Boundary, IdentityClaims, Property, Risk, UnixTime};
 use casemate_gateway::{Config, ConfigError, Error, Gateway, SigningKey, sign_grant};
 use casemate_ledger::args::{self, Commitment};
 use casemate_ledger::cgp::{
-    self, Hello, HelloReply, LeaseNotice, LineBuffer, Message, RpcError, ToolMeta, meta, method,
+    self, Hello, HelloReply, LeaseNotice, LineBuffer, Message, Progress, RpcError, ToolMeta, meta,
+    method,
 };
 use casemate_ledger::{
     BoundaryStatement, Budgets, Clause, Grant, GrantRef, Invocation, Lease, Record, TimeSource,
@@ -154,6 +156,8 @@ pub struct House {
     pub upstreams: String,
     /// The limits of controls; wide, so that a test of something else meets none.
     pub controls: String,
+    /// Long, so that no test of something else has to read its lease in time.
+    pub lease_ms: u64,
     /// More lines of the configuration.
     pub settings: String,
     _temporary: Option<tempfile::TempDir>,
@@ -181,7 +185,7 @@ impl House {
             command = ["{}"]
             env = {{ FIXTURE_DRIFT = {:?} }}
             confine = {{ write = {shared:?} }}
-            timeout_ms = 5000
+            timeout_ms = 120000
             max_result_bytes = 65536
             {}
             "#,
@@ -190,6 +194,7 @@ impl House {
             [
                 "echo",
                 "slow",
+                "steps",
                 "big",
                 "number",
                 "descriptors",
@@ -212,7 +217,9 @@ impl House {
         let controls =
             "[loops]\nidentical = [1000, 1010, 1020]\ncycle = [100, 110, 120]\n".to_owned();
         let settings = String::new();
-        Self { directory, authority, issuer, upstreams, controls, settings, _temporary: None }
+        let lease_ms = 600_000;
+        let _temporary = None;
+        Self { directory, authority, issuer, upstreams, controls, lease_ms, settings, _temporary }
     }
 
     pub fn config(&self) -> Config {
@@ -230,7 +237,7 @@ impl House {
             admin_socket = "admin.sock"
             identity_ca_file = "identity-ca.pem"
             boundary = "same-host"
-            lease_ms = 2000
+            lease_ms = {}
             confine_program = {:?}
             {}
             [[issuer]]
@@ -239,6 +246,7 @@ impl House {
             {}
             {}
             "#,
+            self.lease_ms,
             example("confine"),
             self.settings,
             text::hex(self.issuer.public()),
@@ -373,6 +381,8 @@ pub struct Port {
     pub previous: [u8; 32],
     pub tools: Vec<(String, ToolMeta)>,
     pub reply: HelloReply,
+    /// The progress of calls, once it is asked for.
+    pub progress: Option<Vec<Progress>>,
     id: u64,
 }
 
@@ -408,6 +418,7 @@ impl Port {
             previous: reply.accepted_hash,
             tools: Vec::new(),
             reply,
+            progress: None,
             id: 0,
         };
         port.list().await;
@@ -425,6 +436,10 @@ impl Port {
             match self.wire.receive().await {
                 Some(Message::Notification { method, params }) if method == method::LEASE => {
                     self.lease = serde_json::from_value(params).unwrap();
+                }
+                Some(Message::Notification { method, params }) if method == method::PROGRESS => {
+                    let progress = serde_json::from_value(params).unwrap();
+                    self.progress.as_mut().expect("progress was asked for").push(progress);
                 }
                 Some(Message::Response { id, result }) if id == wanted => return result,
                 Some(other) => panic!("unexpected {other:?}"),
@@ -499,7 +514,8 @@ impl Port {
         change(&mut invocation);
         let key = &self.credential.key;
         let signed = invocation.sign(&key.public(), |message| key.sign(message));
-        (cgp::call_params(tool, arguments, signed.bytes(), &salt, None), signed.digest())
+        let token = self.progress.as_ref().map(|_| self.id + 1);
+        (cgp::call_params(tool, arguments, signed.bytes(), &salt, token), signed.digest())
     }
 }
 

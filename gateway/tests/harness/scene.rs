@@ -47,7 +47,11 @@ impl Scene {
     }
 
     pub async fn with(grant: Grant) -> (Self, Port) {
-        let scene = Self::new().await;
+        Self::with_in(House::new(), grant).await
+    }
+
+    pub async fn with_in(house: House, grant: Grant) -> (Self, Port) {
+        let scene = Self::in_house(house).await;
         assert!(matches!(scene.add(grant).await, Reply::Done(_)));
         let port = scene.port().await;
         (scene, port)
