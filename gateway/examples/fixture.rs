@@ -8,7 +8,8 @@ use std::time::Duration;
 use rmcp::handler::server::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, JsonObject,
-    ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
+    ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ServerCapabilities,
+    ServerConfig, Tool,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use rmcp::{ErrorData, serve_server};
@@ -17,9 +18,10 @@ use serde_json::{Value, json};
 /// With whether the next list of tools fails.
 struct Fixture(AtomicBool);
 
-const TOOLS: [&str; 12] = [
+const TOOLS: [&str; 13] = [
     "echo",
     "slow",
+    "steps",
     "big",
     "number",
     "descriptors",
@@ -70,6 +72,7 @@ impl ServerHandler for Fixture {
                 tokio::time::sleep(Duration::from_millis(number("ms"))).await;
                 "slept".to_owned()
             }
+            "steps" => steps(&context, number("count"), Duration::from_millis(number("ms"))).await,
             "big" => "x".repeat(usize::try_from(number("bytes")).unwrap_or(0)),
             "descriptors" => descriptors(),
             "environment" => format!("{:?}", std::env::vars().collect::<Vec<_>>()),
@@ -104,6 +107,18 @@ fn tool(name: &'static str) -> Tool {
     let mut schema = JsonObject::new();
     schema.insert("type".to_owned(), "object".into());
     Tool::new(name, description, Arc::new(schema))
+}
+
+/// Says `count` times how far it is, if the client wants to know.
+async fn steps(context: &RequestContext<RoleServer>, count: u64, pause: Duration) -> String {
+    let token = context.meta.get_progress_token();
+    for step in 1..=u32::try_from(count).unwrap_or(u32::MAX) {
+        tokio::time::sleep(pause).await;
+        let Some(token) = token.clone() else { continue };
+        let notice = ProgressNotificationParam::new(token, f64::from(step));
+        let _ = context.peer.notify_progress(notice.with_message("a step")).await;
+    }
+    "stepped".to_owned()
 }
 
 /// The targets of this process's descriptors.

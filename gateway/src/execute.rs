@@ -13,7 +13,7 @@ use crate::catalogue::Tool;
 use crate::clock::Now;
 use crate::config;
 use crate::decide::Permit;
-use crate::inflight::InFlight;
+use crate::inflight::{InFlight, Reporter};
 use crate::native::Failure;
 use crate::service::Gateway;
 use crate::session::Session;
@@ -58,8 +58,9 @@ pub(crate) async fn execute(
     tool: Option<&Tool>,
     arguments: Map<String, Value>,
     permit: &Permit,
-    mut in_flight: InFlight,
+    in_flight: InFlight,
 ) -> Execution {
+    let InFlight { mut cancelled, progress } = in_flight;
     let mut ran = Execution {
         status: Status::NotDispatched,
         reason: None,
@@ -70,8 +71,9 @@ pub(crate) async fn execute(
     };
     let mut ended = session.ended.clone();
     let limit = Duration::from_millis(permit.timeout_ms);
-    let working = work(gateway, session, tool, arguments, permit, &mut ran);
-    let cut = cut_short(working, limit, &mut ended, &mut in_flight.cancelled).await;
+    let asked = (arguments, progress);
+    let working = work(gateway, session, tool, asked, permit, &mut ran);
+    let cut = cut_short(working, limit, &mut ended, &mut cancelled).await;
     if let Some((status, reason)) = cut {
         ran.reason = Some(reason);
         if ran.started_ms != 0 {
@@ -103,7 +105,7 @@ async fn work(
     gateway: &Gateway,
     session: &Session,
     tool: Option<&Tool>,
-    arguments: Map<String, Value>,
+    (arguments, progress): (Map<String, Value>, Option<Reporter>),
     permit: &Permit,
     ran: &mut Execution,
 ) {
@@ -140,7 +142,7 @@ async fn work(
     ran.status = Status::UpstreamError;
     let limit = usize::try_from(permit.max_result_bytes).unwrap_or(usize::MAX);
     casemate_ledger_store::step!("call.dispatching");
-    let answered = running.call(config, &tool.name, arguments, limit).await;
+    let answered = running.call(config, &tool.name, arguments, progress, limit).await;
     casemate_ledger_store::step!("call.answered");
     let answered = answered.map_err(|error| {
         tracing::warn!(%error, "upstream");

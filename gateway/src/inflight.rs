@@ -22,7 +22,6 @@ pub(crate) struct InFlight {
     /// Turns true when nobody waits for the answer any more.
     pub(crate) cancelled: watch::Receiver<bool>,
     /// Where progress goes, if the port asked for it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no upstream reports progress yet"))]
     pub(crate) progress: Option<Reporter>,
 }
 
@@ -80,7 +79,6 @@ impl Reporter {
         Self { id, outgoing, last: None }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "no upstream reports progress yet"))]
     /// One notice of the tool server. Its words are cut, not believed.
     pub(crate) fn report(&mut self, progress: f64, total: Option<f64>, message: Option<&str>) {
         let now = Instant::now();

@@ -477,3 +477,21 @@ async fn a_cancelled_call_ends_at_once_and_the_chain_goes_on() {
     assert!(cancelled["_meta"][meta::RECEIPT]["outcome"].is_u64());
     port.call("fx.echo", json!({})).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_reaches_who_asked_for_it_at_a_bounded_rate() {
+    let (_scene, mut port) = Scene::with(grant(&["fx.steps"], 5)).await;
+    let arguments = json!({"count": 300, "ms": 3});
+    // Nobody asked: a notice would fail the test.
+    let result = port.call("fx.steps", arguments.clone()).await.unwrap();
+    assert_eq!(text_of(&result), "stepped");
+    port.progress = Some(Vec::new());
+    let start = std::time::Instant::now();
+    let result = port.call("fx.steps", arguments).await.unwrap();
+    assert_eq!(text_of(&result), "stepped");
+    let told = port.progress.take().unwrap();
+    let most = start.elapsed().as_millis() / 100 + 1;
+    assert!((2..=most).contains(&told.len().try_into().unwrap()), "{} of {most}", told.len());
+    assert!(told.is_sorted_by(|one, next| one.progress < next.progress), "{told:?}");
+    assert!(told.iter().all(|notice| notice.message.as_deref() == Some("a step")), "{told:?}");
+}

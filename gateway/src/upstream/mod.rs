@@ -5,6 +5,7 @@
 //! two sandboxes by one process: a server that remembers would leak.
 
 mod bounded;
+mod call;
 pub(crate) mod config;
 mod remote;
 mod stdio;
@@ -16,8 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use casemate_ledger::json;
+use rmcp::handler::client::progress::ProgressDispatcher;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, PaginatedRequestParams, ProtocolVersion,
+    CallToolRequestParams, PaginatedRequestParams, ProgressNotificationParam, ProtocolVersion,
+    ServerResult,
 };
 use rmcp::service::{
     ClientLifecycleMode, NotificationContext, RunningService, serve_client_with_lifecycle,
@@ -31,14 +34,15 @@ use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig
 
 use self::config::{RemoteConfig, Upstream};
 use self::stdio::Group;
+use crate::inflight::Reporter;
 use crate::secrets::Secrets;
 
 /// A running tool server.
 pub(crate) struct Running {
     peer: Peer<RoleClient>,
-    changed: Arc<AtomicBool>,
+    told: Told,
     executable: Option<[u8; 32]>,
-    _service: RunningService<RoleClient, Handler>,
+    _service: RunningService<RoleClient, Told>,
     _group: Option<Group>,
 }
 
@@ -137,14 +141,13 @@ impl Running {
         wire.reinit_on_expired_session = false;
         wire.retry_config = Arc::new(NeverRetry::default());
         let transport = StreamableHttpClientTransport::with_client(remote, wire);
-        let changed = Arc::new(AtomicBool::new(false));
-        let handler = Handler(Arc::clone(&changed));
-        let service = serve_client_with_lifecycle(handler, transport, lifecycle())
+        let told = Told::default();
+        let service = serve_client_with_lifecycle(told.clone(), transport, lifecycle())
             .await
             .map_err(|error| protocol(config, error))?;
         Ok(Self {
             peer: service.peer().clone(),
-            changed,
+            told,
             executable: None,
             _service: service,
             _group: None,
@@ -159,14 +162,13 @@ impl Running {
         let executable = stdio::program_digest(config).await?;
         let (group, output, input) = Group::start(config, means, at)?;
         let output = bounded::BoundedLines::new(output, answer_limit(config));
-        let changed = Arc::new(AtomicBool::new(false));
-        let handler = Handler(Arc::clone(&changed));
-        let service = serve_client_with_lifecycle(handler, (output, input), lifecycle())
+        let told = Told::default();
+        let service = serve_client_with_lifecycle(told.clone(), (output, input), lifecycle())
             .await
             .map_err(|error| protocol(config, format!("{error}; it said: {}", group.said())))?;
         Ok(Self {
             peer: service.peer().clone(),
-            changed,
+            told,
             executable: Some(executable),
             _service: service,
             _group: Some(group),
@@ -185,7 +187,7 @@ impl Running {
 
     /// Whether the server said, since the last question, that its tools changed.
     pub(crate) fn take_changed(&self) -> bool {
-        self.changed.swap(false, Ordering::AcqRel)
+        self.told.changed.swap(false, Ordering::AcqRel)
     }
 
     /// The definitions of the server's tools, each within limits.
@@ -220,35 +222,52 @@ impl Running {
         Err(result(config, format!("expected at most {MAX_PAGES} pages of tools")))
     }
 
-    /// Calls a tool and returns its result without `_meta`, at most `limit` bytes.
+    /// Calls a tool and returns its result without `_meta`, at most `limit`
+    /// bytes. How far it is goes to `progress`; dropping the future cancels.
     pub(crate) async fn call(
         &self,
         config: &Upstream,
         tool: &str,
         arguments: Map<String, Value>,
+        progress: Option<Reporter>,
         limit: usize,
     ) -> Result<Map<String, Value>, UpstreamError> {
         let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
-        match self.peer.call_tool_once(params).await {
-            Ok(CallToolResponse::Complete(mut answer)) => {
+        match call::call(&self.peer, &self.told.progress, params, progress).await {
+            Ok(ServerResult::CallToolResult(mut answer)) => {
                 answer.meta = None;
                 let mut answer = strict(config, &answer, limit)?;
                 answer.insert("resultType".to_owned(), "complete".into());
                 Ok(answer)
             }
-            Ok(_) => Err(UpstreamError::WantsInput { name: config.name.clone() }),
+            Ok(ServerResult::InputRequiredResult(_) | ServerResult::CreateTaskResult(_)) => {
+                Err(UpstreamError::WantsInput { name: config.name.clone() })
+            }
+            Ok(_) => Err(protocol(config, "an answer to something else")),
             Err(error) => Err(protocol(config, error)),
         }
     }
 }
 
-/// Answers what a server asks its client: nothing is granted. Sampling is not
-/// a method here, elicitation is declined, there are no roots.
-struct Handler(Arc<AtomicBool>);
+/// What a server says beside its answers. What it asks its client is refused:
+/// sampling is not a method here, elicitation is declined, there are no roots.
+#[derive(Clone, Default)]
+struct Told {
+    changed: Arc<AtomicBool>,
+    progress: ProgressDispatcher,
+}
 
-impl ClientHandler for Handler {
+impl ClientHandler for Told {
     async fn on_tool_list_changed(&self, _context: NotificationContext<RoleClient>) {
-        self.0.store(true, Ordering::Release);
+        self.changed.store(true, Ordering::Release);
+    }
+
+    async fn on_progress(
+        &self,
+        notice: ProgressNotificationParam,
+        _context: NotificationContext<RoleClient>,
+    ) {
+        self.progress.handle_notification(notice).await;
     }
 }
 
