@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::backend::START_LIMIT;
 use crate::config::HostConfig;
 use crate::launch::LaunchError;
 use crate::machine::MachineSpec;
@@ -35,10 +36,13 @@ impl Cgroup {
     ) -> Result<Option<Self>, LaunchError> {
         let Some(parent) = &config.cgroup else { return Ok(None) };
         controllers(parent)?;
+        sweep(parent);
         let folder = parent.join(format!("casemate-{id}"));
         fs::create_dir(&folder).map_err(at("make", &folder))?;
         let group = Self { folder };
-        let memory = (u64::from(spec.memory_mib) + beside_mib) << 20;
+        let guest = u64::from(spec.memory_mib);
+        // Page tables of host, nested and IOMMU are charged too: 8 bytes a page each.
+        let memory = (guest + guest / 64 + beside_mib) << 20;
         group.set("memory.max", &memory.to_string())?;
         // Without swap in the kernel there is no such file, and nothing to limit.
         if group.folder.join("memory.swap.max").exists() {
@@ -73,6 +77,19 @@ impl Drop for Cgroup {
             std::thread::sleep(Duration::from_millis(5));
         }
         tracing::warn!(group = %self.folder.display(), "a control group stays behind");
+    }
+}
+
+/// Removes groups of machines whose host was killed. The kernel refuses to remove one in which
+/// something lives; a young one may be about to get its process.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with("casemate-");
+        let age = entry.metadata().and_then(|found| found.modified());
+        let age = age.ok().and_then(|made| made.elapsed().ok()).unwrap_or_default();
+        if ours && age > 2 * START_LIMIT {
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 

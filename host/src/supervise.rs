@@ -90,7 +90,7 @@ impl Supervisor {
                 }
                 Some(_) = streams.join_next() => {}
                 incoming = mux.accept() => {
-                    let Some(incoming) = incoming else { return self.wire_ended().await };
+                    let Some(incoming) = incoming else { return self.wire_ended(shared).await };
                     if !booted {
                         booted = true;
                         spoke(shared);
@@ -102,10 +102,11 @@ impl Supervisor {
     }
 
     /// A guest that powers off takes the wire along; one that lives on without is stopped.
-    async fn wire_ended(&mut self) -> End {
-        match timeout(POWER_OFF, self.child.wait()).await {
-            Ok(status) => End::Process(status.ok()),
-            Err(_) => End::Decided(Exit::WireLost),
+    async fn wire_ended(&mut self, shared: &Shared) -> End {
+        match unless_killed(&shared.kill, timeout(POWER_OFF, self.child.wait())).await {
+            Some(Ok(status)) => End::Process(status.ok()),
+            Some(Err(_)) => End::Decided(Exit::WireLost),
+            None => End::Decided(Exit::Killed),
         }
     }
 

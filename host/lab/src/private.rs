@@ -19,7 +19,7 @@ const STEPS: [(u64, u64, u64, char); 7] = [
     (0xf000_0000, 1, PRIVATE, 'A'), // no RAM there
     (0x40_0000, 1 << 50, SHARED, 'A'),
     (0x40_0000, 1, 1 << 6, 'A'),  // no such attribute
-    (0x40_0800, 1, PRIVATE, 'A'), // no page begins there
+    (0x40_0800, 1, PRIVATE, 'A'), // no page begins there: KVM refuses it itself
 ];
 /// What stays private.
 const KIB: u64 = 48;

@@ -72,14 +72,21 @@ impl Converter {
             return made.map_err(too_many);
         }
         self.memory.make_shared(*start, end).map_err(too_many)?;
-        if let Some(dma) = dma.as_mut() {
-            dma.offer(*start, end).map_err(failed)?;
+        if let Some(Err(error)) = dma.as_mut().map(|dma| dma.offer(*start, end)) {
+            // As it was, so that the guest can believe the refusal. Where even that is too much,
+            // the page is out of the assigned devices' reach all the same.
+            let _ = self.memory.make_private(*start, end);
+            let _ = dma.as_mut().map(|dma| dma.withdraw(*start, end));
+            return Err(failed(error));
         }
         Ok(())
     }
 }
 
 fn failed(error: std::io::Error) -> Errno {
+    if error.kind() == std::io::ErrorKind::QuotaExceeded {
+        return TOO_BIG;
+    }
     crate::log(&format!("conversion of guest memory: {error}"));
     IO
 }
@@ -92,6 +99,7 @@ fn too_many(_: TooMany) -> Errno {
 mod tests {
     use super::*;
     use crate::bytes::wide;
+    use crate::vfio::dma::tests::Kernel;
 
     const MIB: u64 = 1 << 20;
 
@@ -140,5 +148,25 @@ mod tests {
         }
         assert_eq!(converter.hypercall(11, &[0; 6]).cast_signed(), -1000);
         assert_eq!(memory.private_bytes(), 0);
+    }
+
+    /// An assigned device loses the page before the guest hears that it is private, gets it back
+    /// when it is shared, and keeps it when the guest is refused.
+    #[test]
+    fn assigned_devices_follow() {
+        let (memory, kernel) = (Memory::new(8 * MIB).unwrap(), Kernel::default());
+        let dma = DmaMap::new(Box::new(kernel.clone()), memory.clone()).unwrap();
+        let converter = Converter::new(memory.clone(), Some(dma));
+        assert_eq!(call(&converter, 0x2000, 1, TO_PRIVATE), 0);
+        assert!(!kernel.reaches(0x2000) && kernel.reaches(0x1000) && kernel.reaches(0x3000));
+        assert_eq!(call(&converter, 0x2000, 1, 0), 0);
+        assert!(kernel.reaches(0x2000));
+        for n in 0..MIB / PAGE {
+            assert_eq!(call(&converter, 2 * n * PAGE, 1, TO_PRIVATE), 0);
+        }
+        for page in 0..8 * MIB / PAGE {
+            let private = memory.read(page * PAGE, &mut [0]).is_err();
+            assert_eq!(kernel.reaches(page * PAGE), !private, "page {page}");
+        }
     }
 }

@@ -38,11 +38,27 @@ pub(crate) fn listen(poll: &Poll, devices: &[Attached]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Runs until the machine ends.
+/// Runs until the machine ends. What the guest sent before that still goes out.
 pub(crate) fn run(poll: &Poll, devices: &[Attached], gate: &Gate) {
+    serve(poll, devices, gate);
+    for attached in devices {
+        attached.device.service(Event::Start);
+    }
+}
+
+/// Wakes the thread that runs, whatever it waits for.
+pub(crate) fn wake(devices: &[Attached]) {
+    let _ =
+        devices.first().and_then(|attached| attached.doorbells.first()).map(|bell| bell.write(1));
+}
+
+fn serve(poll: &Poll, devices: &[Attached], gate: &Gate) {
     while gate.exit().is_none() {
         match poll.wait(Some(LOOK_MS)) {
-            Ok(numbers) => numbers.into_iter().for_each(|number| dispatch(devices, number)),
+            Ok(numbers) => {
+                let alive = |_: &u64| gate.exit().is_none();
+                numbers.into_iter().take_while(alive).for_each(|number| dispatch(devices, number));
+            }
             Err(error) => {
                 let detail = format!("waiting for devices: {error}");
                 return gate.end(crate::exit::Exit::Monitor { detail });

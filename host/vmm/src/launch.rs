@@ -7,7 +7,7 @@
 //! which pages are private is kept for every machine (`memory`, `convert`).
 
 use std::fs::File;
-use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -23,6 +23,7 @@ use crate::cpu::Model;
 use crate::devices::{self, Attached};
 use crate::gate::Gate;
 use crate::memory::{Memory, OutOfRange};
+use crate::out::Out;
 use crate::pci::msix::Messages;
 use crate::pci::{Bus, Function, Windows};
 use crate::poll::{Poll, Registrar};
@@ -366,20 +367,24 @@ impl Messages for Lapics {
 
 fn console(spec: &VmSpec, bench: &Bench) -> Result<(Console, Serial), LaunchError> {
     let limit = spec.console.bytes_max;
-    let out = || -> Result<Box<dyn Write + Send>, LaunchError> {
-        let Some(path) = &spec.console.path else {
-            return Ok(Box::new(std::io::stdout()));
-        };
-        let file = File::options().create(true).append(true).open(path);
-        Ok(Box::new(file.map_err(open_step("console", path))?))
+    let file = match &spec.console.path {
+        Some(path) => {
+            let file = File::options().create(true).append(true).open(path);
+            file.map_err(open_step("console", path))?
+        }
+        None => {
+            let own = std::io::stdout().as_fd().try_clone_to_owned();
+            own.map_err(host_step("standard output"))?.into()
+        }
     };
+    let out = Out::new(file);
     let mut ports = Vec::new();
     for port in &spec.ports {
         ports.push(Port { name: port.name.clone(), listener: listen("port", &port.socket)? });
     }
-    let console = Console::new(out()?, limit, ports, bench.registrar())
+    let console = Console::new(Box::new(out.clone()), limit, ports, bench.registrar())
         .map_err(host_step("console ports"))?;
-    Ok((console, Serial::new(out()?, limit)))
+    Ok((console, Serial::new(Box::new(out), limit)))
 }
 
 fn open(what: &'static str, path: &Path) -> Result<File, LaunchError> {

@@ -23,6 +23,7 @@ mod layout;
 mod leash;
 mod memory;
 mod net;
+mod out;
 mod pci;
 mod poll;
 mod ports;
@@ -38,6 +39,8 @@ mod warden;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use jail::Role;
 
@@ -80,16 +83,14 @@ pub fn run(spec: &VmSpec) -> Result<Exit, LaunchError> {
     }
     let (io, of_devices) = (Arc::clone(&devices), Arc::clone(&gate));
     let work = move || devices::run(&poll, &io, &of_devices);
-    spawn("devices", &gate, &filters, Role::Devices, work)?;
+    let io = spawn("devices", &gate, &filters, Role::Devices, work)?;
     let mut warden =
         warden::Warden::new(gate, leash, threads, own, control, ended).map_err(host("epoll"))?;
     warden.made = Some((built, memory.clone()));
     filters.apply(Role::Warden)?;
     let exit = warden.rule();
-    // What the guest sent before it ended still goes out.
-    for attached in devices.iter() {
-        attached.device.service(virtio::Event::Start);
-    }
+    devices::wake(&devices);
+    wait_for(&io, LAST_WORK);
     warden.announce(&exit);
     // Assigned devices are given up by the kernel when the process ends: their own way makes
     // calls that are not on this thread's list. All that works on guest memory is kept till then.
@@ -100,6 +101,17 @@ pub fn run(spec: &VmSpec) -> Result<Exit, LaunchError> {
 /// Stacks are small: no function here recurses or keeps large arrays.
 const STACK: usize = 128 << 10;
 
+/// The devices' time for what the guest sent before it ended. One event takes milliseconds; a
+/// service that does not read must not keep a machine that is over.
+const LAST_WORK: Duration = Duration::from_secs(2);
+
+fn wait_for(thread: &JoinHandle<()>, limit: Duration) {
+    let started = Instant::now();
+    while !thread.is_finished() && started.elapsed() < limit {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Starts a thread that confines itself before it works; if it cannot, the machine ends.
 fn spawn(
     name: &str,
@@ -107,7 +119,7 @@ fn spawn(
     filters: &jail::Filters,
     role: Role,
     work: impl FnOnce() + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, LaunchError> {
+) -> Result<JoinHandle<()>, LaunchError> {
     let (gate, filters) = (Arc::clone(gate), filters.clone());
     let confined = move || match filters.apply(role) {
         Ok(()) => work(),

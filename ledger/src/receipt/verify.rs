@@ -414,11 +414,17 @@ fn device_checks(appraisal: &Appraisal) -> Vec<Check> {
             _ => format!("{}, {} under {label}", device.name, device.hardware.name()),
         }
     };
-    let check = |device: &DeviceVerdict| match device.accepted {
-        true => Check::pass("attestation.device", TITLE, anchor(device)),
-        false => {
+    const ID: &str = "attestation.device";
+    let check = |device: &DeviceVerdict| match (device.accepted, device.reasons.is_empty()) {
+        (true, _) => Check::pass(ID, TITLE, anchor(device)),
+        (false, false) => {
             let actual = format!("{}: {}", device.name, device.reasons.join("; "));
-            Check::fail("attestation.device", TITLE, "every rule about devices to hold", actual)
+            Check::fail(ID, TITLE, "every rule about devices to hold", actual)
+        }
+        // Nothing is wrong with this one; the policy's check names what is.
+        (false, true) => {
+            let why = format!("{}: the machine's set of devices is not accepted", device.name);
+            Check::not_checkable(ID, TITLE, why)
         }
     };
     let mut checks: Vec<Check> = appraisal.devices().iter().map(check).collect();

@@ -91,6 +91,8 @@ const EVERY: &[Call] = &[
         Only::Any,
         "a wait that a signal interrupted",
     ),
+    call("poll", libc::SYS_poll, Only::Any, "whether the console's file has room"),
+    call("ppoll", libc::SYS_ppoll, Only::Any, "whether the console's file has room"),
     call("clock_gettime", libc::SYS_clock_gettime, Only::Any, "time, where the vDSO has none"),
     call("write", libc::SYS_write, Only::Any, "doorbells, console, last words"),
     call("writev", libc::SYS_writev, Only::Any, "last words"),
@@ -125,10 +127,6 @@ const WARDEN: &[Call] = &[
     call("ioctl", libc::SYS_ioctl, Only::OneOf(1, &[FIONBIO]), "connections that do not block"),
     call("nanosleep", libc::SYS_nanosleep, Only::Any, "between kicks"),
     call("clock_nanosleep", libc::SYS_clock_nanosleep, Only::Any, "between kicks"),
-    // After the end the warden lets the devices finish, as the device thread would.
-    call("pread64", libc::SYS_pread64, Only::Any, "a disk's last request"),
-    call("getrandom", libc::SYS_getrandom, Only::Any, "the entropy device's last request"),
-    call("shutdown", libc::SYS_shutdown, Only::Any, "the end of a connection"),
 ];
 
 const DEVICES: &[Call] = &[
@@ -212,7 +210,7 @@ mod tests {
 
     #[test]
     fn no_thread_can_open_files_or_start_programs() {
-        for role in [Role::Warden, Role::Devices, Role::Vcpu] {
+        for role in [Role::Warden, Role::Devices, Role::Vcpu, Role::VcpuWithDevice] {
             let rules = rules(role).unwrap();
             for number in [
                 libc::SYS_open,

@@ -9,8 +9,8 @@
 mod private;
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
@@ -26,15 +26,8 @@ pub(crate) use private::TooMany;
 #[derive(Clone)]
 pub struct Memory {
     map: Arc<GuestMemoryMmap>,
-    private: Arc<Private>,
-}
-
-/// What the guest withdrew.
-#[derive(Default)]
-struct Private {
-    /// Whether there ever was such a page: most machines have none, and need no lock.
-    any: AtomicBool,
-    set: RwLock<PrivateSet>,
+    /// What the guest withdrew. Read while a copy lasts: who withdraws waits for it.
+    private: Arc<RwLock<PrivateSet>>,
 }
 
 /// The guest, or our own arithmetic, named memory that is not there, or is the guest's alone.
@@ -74,14 +67,14 @@ impl Memory {
     /// Copies out of guest memory.
     pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), OutOfRange> {
         let length = wide(to.len());
-        self.usable(address, length)?;
+        let _held = self.usable(address, length)?;
         self.map.read_slice(to, GuestAddress(address)).map_err(|_| OutOfRange { address, length })
     }
 
     /// Copies into guest memory.
     pub fn write(&self, address: u64, from: &[u8]) -> Result<(), OutOfRange> {
         let length = wide(from.len());
-        self.usable(address, length)?;
+        let _held = self.usable(address, length)?;
         self.map
             .write_slice(from, GuestAddress(address))
             .map_err(|_| OutOfRange { address, length })
@@ -96,7 +89,7 @@ impl Memory {
 
     /// Reads a ring index that the guest publishes: what it wrote before is visible after.
     pub(crate) fn load_u16(&self, address: u64) -> Result<u16, OutOfRange> {
-        self.usable(address, 2)?;
+        let _held = self.usable(address, 2)?;
         self.map
             .load::<u16>(GuestAddress(address), Ordering::Acquire)
             .map(u16::from_le)
@@ -105,7 +98,7 @@ impl Memory {
 
     /// Publishes a ring index: what we wrote before is visible to who reads it.
     pub(crate) fn store_u16(&self, address: u64, value: u16) -> Result<(), OutOfRange> {
-        self.usable(address, 2)?;
+        let _held = self.usable(address, 2)?;
         self.map
             .store(value.to_le(), GuestAddress(address), Ordering::Release)
             .map_err(|_| OutOfRange { address, length: 2 })
@@ -121,31 +114,31 @@ impl Memory {
         self.map.check_range(GuestAddress(address), narrow(length))
     }
 
-    /// Takes `start..end` away from devices. What they copy at this moment they may still finish.
+    /// Takes `start..end` away from devices. No copy of theirs is under way when this returns.
     pub(crate) fn make_private(&self, start: u64, end: u64) -> Result<(), TooMany> {
-        self.private.any.store(true, Ordering::SeqCst);
-        self.private.set.write().unwrap_or_else(PoisonError::into_inner).add(start, end)
+        self.private.write().unwrap_or_else(PoisonError::into_inner).add(start, end)
     }
 
     /// Gives `start..end` back to devices.
     pub(crate) fn make_shared(&self, start: u64, end: u64) -> Result<(), TooMany> {
-        self.private.set.write().unwrap_or_else(PoisonError::into_inner).remove(start, end)
+        self.private.write().unwrap_or_else(PoisonError::into_inner).remove(start, end)
     }
 
     /// Bytes that devices may not use.
     pub(crate) fn private_bytes(&self) -> u64 {
-        self.private.set.read().unwrap_or_else(PoisonError::into_inner).bytes()
+        self.private.read().unwrap_or_else(PoisonError::into_inner).bytes()
     }
 
-    /// No byte of the range is private.
-    fn usable(&self, address: u64, length: u64) -> Result<(), OutOfRange> {
-        if !self.private.any.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let set = self.private.set.read().unwrap_or_else(PoisonError::into_inner);
+    /// No byte of the range is private as long as the result is held.
+    fn usable(
+        &self,
+        address: u64,
+        length: u64,
+    ) -> Result<RwLockReadGuard<'_, PrivateSet>, OutOfRange> {
+        let set = self.private.read().unwrap_or_else(PoisonError::into_inner);
         match set.meets(address, address.saturating_add(length)) {
             true => Err(OutOfRange { address, length }),
-            false => Ok(()),
+            false => Ok(set),
         }
     }
 

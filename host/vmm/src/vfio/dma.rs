@@ -13,6 +13,14 @@ pub(crate) trait Iommu: Send {
     fn unmap(&self, guest: u64, length: u64) -> io::Result<()>;
 }
 
+/// Most mappings: below what a kernel gives one container (vfio_iommu_type1, dma_entry_limit,
+/// 65535), so that what was taken back to be cut can always be mapped again.
+const STANDING_MAX: usize = 1 << 15;
+/// RAM is mapped in pieces, so that a conversion takes back and pins again no more than one or
+/// two of these beside its own pages; larger ones where memory would need too many.
+const GRANULE_MIN: u64 = 16 << 20;
+const GRANULES: u64 = 1 << 13;
+
 /// The mappings that stand.
 pub(crate) struct DmaMap {
     iommu: Box<dyn Iommu>,
@@ -40,6 +48,12 @@ impl DmaMap {
             .map(|(&first, &last)| (first, last))
             .take_while(|&(_, last)| last > start)
             .collect();
+        let rests =
+            |&(first, last): &(u64, u64)| usize::from(first < start) + usize::from(end < last);
+        let after = self.standing.len() - touched.len() + touched.iter().map(rests).sum::<usize>();
+        if after > STANDING_MAX {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         for (first, last) in touched {
             self.iommu.unmap(first, last - first)?;
             self.standing.remove(&first);
@@ -70,36 +84,57 @@ impl DmaMap {
     }
 
     fn map(&mut self, start: u64, end: u64) -> io::Result<()> {
-        for piece in self.memory.pieces(start, end) {
-            self.iommu.map(piece)?;
-            self.standing.insert(piece.guest, piece.guest + piece.length);
+        let granule = granule(self.memory.size());
+        let mut from = start;
+        while from < end {
+            let to = (from - from % granule).saturating_add(granule).min(end);
+            for piece in self.memory.pieces(from, to) {
+                if self.standing.len() >= STANDING_MAX {
+                    return Err(io::ErrorKind::QuotaExceeded.into());
+                }
+                self.iommu.map(piece)?;
+                self.standing.insert(piece.guest, piece.guest + piece.length);
+            }
+            from = to;
         }
         Ok(())
     }
 }
 
+/// A power of two.
+fn granule(ram: u64) -> u64 {
+    (ram / GRANULES).next_power_of_two().max(GRANULE_MIN)
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::{Arc, Mutex};
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bytes::narrow;
+    use crate::bytes::{narrow, wide};
 
     const PAGE: u64 = 4096;
     const PAGES: u64 = 64;
 
     /// Keeps whole mappings as a kernel does, and refuses what a kernel refuses.
     #[derive(Clone, Default)]
-    struct Kernel(Arc<Mutex<BTreeMap<u64, u64>>>);
+    pub(crate) struct Kernel(pub(crate) Arc<Mutex<BTreeMap<u64, u64>>>);
+
+    impl Kernel {
+        pub(crate) fn reaches(&self, page: u64) -> bool {
+            let maps = self.0.lock().unwrap();
+            maps.range(..=page).next_back().is_some_and(|(_, &end)| page + PAGE <= end)
+        }
+    }
 
     impl Iommu for Kernel {
         fn map(&self, piece: Slot) -> io::Result<()> {
             let mut maps = self.0.lock().unwrap();
             let end = piece.guest + piece.length;
-            let overlaps = maps.iter().any(|(&start, &last)| start < end && last > piece.guest);
-            if overlaps {
+            let before = maps.range(..end).next_back();
+            if before.is_some_and(|(_, &last)| last > piece.guest) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             maps.insert(piece.guest, end);
@@ -129,13 +164,33 @@ mod tests {
                     false => map.withdraw(first * PAGE, last * PAGE).unwrap(),
                 }
                 reach[narrow(first)..narrow(last)].fill(offer);
-                let maps = kernel.0.lock().unwrap().clone();
                 for (page, &reach) in (0..PAGES).zip(&reach) {
-                    let at = page * PAGE;
-                    let found = maps.iter().any(|(&start, &end)| start <= at && at + PAGE <= end);
-                    prop_assert_eq!(found, reach, "page {}", page);
+                    prop_assert_eq!(kernel.reaches(page * PAGE), reach, "page {}", page);
                 }
             }
         }
+    }
+
+    /// A guest that shares page by page is refused before anything of others is taken back.
+    #[test]
+    fn mappings_are_bounded_and_a_refusal_takes_nothing() {
+        let kernel = Kernel::default();
+        let most = wide(STANDING_MAX);
+        let memory = Memory::new((most + 64) * PAGE).unwrap();
+        let mut map = DmaMap::new(Box::new(kernel.clone()), memory.clone()).unwrap();
+        assert!(kernel.0.lock().unwrap().len() > 2, "RAM is one piece");
+        map.withdraw(0, memory.size()).unwrap();
+        map.offer(0, 3 * PAGE).unwrap();
+        for page in 3..most + 2 {
+            map.offer(page * PAGE, (page + 1) * PAGE).unwrap();
+        }
+        let before = kernel.0.lock().unwrap().clone();
+        assert_eq!(before.len(), STANDING_MAX);
+        // To cut the first mapping in its middle would make one more.
+        assert!(map.withdraw(PAGE, 2 * PAGE).is_err());
+        assert!(map.offer((most + 2) * PAGE, (most + 3) * PAGE).is_err());
+        assert_eq!(*kernel.0.lock().unwrap(), before);
+        map.withdraw(0, PAGE).unwrap();
+        assert_eq!(granule(1 << 40), 1 << 27);
     }
 }

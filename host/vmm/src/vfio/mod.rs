@@ -260,11 +260,14 @@ fn assign_bars(device: &VfioDevice, windows: &mut Windows) -> Vec<Window> {
     let mut assigned = Vec::new();
     for bar in 0..BARS {
         let length = device.get_region_size(region(bar));
-        let is_port = u32_at(&raw, bar * 4).unwrap_or_default() & 1 == 1;
+        let register = u32_at(&raw, bar * 4).unwrap_or_default();
+        let is_port = register & 1 == 1;
         if length == 0 || is_port {
             continue;
         }
-        let window = match length > BAR32_MAX {
+        // A large BAR of 32 bits has no second register: it gets a window below, or none.
+        let is_wide = register & 0b110 == 0b100;
+        let window = match is_wide && length > BAR32_MAX {
             true => windows.above_4g(bar, length),
             false => windows.below_4g(bar, length),
         };

@@ -149,7 +149,7 @@ impl Console {
     fn print(&mut self, rings: &mut Rings<'_>) -> Result<(), Broken> {
         while let Some(mut chain) = rings.pop(1)? {
             let mut bytes = [0; 1024];
-            loop {
+            while self.left > 0 {
                 let length = chain.read(rings.memory(), &mut bytes)?;
                 if length == 0 {
                     break;

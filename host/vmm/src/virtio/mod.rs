@@ -55,15 +55,18 @@ pub(crate) struct Rings<'a> {
     memory: &'a Memory,
     queues: &'a mut [Option<Queue>],
     left: u32,
+    bytes_left: u64,
 }
 
 /// Chains that one event may take: a guest that refills as fast as we empty must not
 /// keep us from its other devices. Work that is left continues with the next event.
 const CHAINS_PER_EVENT: u32 = 512;
+/// And the bytes of these chains, for the same reason.
+const BYTES_PER_EVENT: u64 = 32 << 20;
 
 impl<'a> Rings<'a> {
     pub(crate) fn new(memory: &'a Memory, queues: &'a mut [Option<Queue>]) -> Self {
-        Self { memory, queues, left: CHAINS_PER_EVENT }
+        Self { memory, queues, left: CHAINS_PER_EVENT, bytes_left: BYTES_PER_EVENT }
     }
 
     /// Guest memory, for the bytes of chains.
@@ -74,14 +77,18 @@ impl<'a> Rings<'a> {
     /// The next chain of a queue, while this event may take more. A queue that the guest
     /// has not enabled is empty.
     pub(crate) fn pop(&mut self, queue: usize) -> Result<Option<Chain>, Broken> {
-        if self.left == 0 {
+        if self.exhausted() {
             return Ok(None);
         }
         let Some(Some(ring)) = self.queues.get_mut(queue) else {
             return Ok(None);
         };
         let chain = ring.pop(self.memory)?;
-        self.left -= u32::from(chain.is_some());
+        if let Some(chain) = &chain {
+            self.left -= 1;
+            let bytes = chain.readable().saturating_add(chain.writable());
+            self.bytes_left = self.bytes_left.saturating_sub(bytes);
+        }
         Ok(chain)
     }
 
@@ -102,6 +109,6 @@ impl<'a> Rings<'a> {
 
     /// Whether this event ran out of turns.
     pub(crate) fn exhausted(&self) -> bool {
-        self.left == 0
+        self.left == 0 || self.bytes_left == 0
     }
 }

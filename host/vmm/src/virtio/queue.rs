@@ -37,6 +37,12 @@ pub enum Broken {
         /// Places in the queue.
         size: u16,
     },
+    /// A chain that names more bytes than any driver of ours asks for at once.
+    #[error("a chain of more than {most} bytes")]
+    Bytes {
+        /// Most bytes of one chain.
+        most: u64,
+    },
     /// A descriptor flag that was not negotiated, or readable after writable.
     #[error("descriptor flags {flags:#x} in this place")]
     Flags {
@@ -95,6 +101,9 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const KNOWN: u16 = NEXT | WRITE;
 const DESCRIPTOR: u64 = 16;
+/// Many descriptors may name the same memory: their sum bounds the work, not RAM. Linux asks a
+/// disk for 1.25 MiB at once, the other devices for less.
+const CHAIN_BYTES: u64 = 16 << 20;
 
 impl Queue {
     /// A queue of this shape, if a queue can have it.
@@ -153,7 +162,7 @@ impl Queue {
     fn walk(&self, memory: &Memory, head: u16) -> Result<Chain, Broken> {
         let size = self.shape.size;
         let mut chain = Chain { head, readable: Parts::default(), writable: Parts::default() };
-        let mut index = head;
+        let (mut index, mut bytes) = (head, 0);
         for _ in 0..size {
             let step = self.descriptor(memory, index)?;
             let part = Part { address: step.address, length: u64::from(step.length) };
@@ -167,6 +176,10 @@ impl Queue {
             }
             let side = if writes { &mut chain.writable } else { &mut chain.readable };
             side.0.push_back(part);
+            bytes += part.length;
+            if bytes > CHAIN_BYTES {
+                return Err(Broken::Bytes { most: CHAIN_BYTES });
+            }
             if step.flags & NEXT == 0 {
                 return Ok(chain);
             }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::bytes::low_u8;
+use crate::bytes::{low_u8, low_u32};
 
 const DESC: u64 = 0x1000;
 const AVAIL: u64 = 0x2000;
@@ -101,6 +101,14 @@ fn every_broken_rule_is_named() {
     assert!(matches!(outside, Broken::Memory(_)));
     let wraps = taken(&|memory| describe(memory, 0, u64::MAX, 2, 0, 0));
     assert!(matches!(wraps, Broken::Memory(_)));
+    // Each part is RAM, and the sum is more than any driver asks for at once.
+    let large = Memory::new(CHAIN_BYTES).unwrap();
+    let all = low_u32(CHAIN_BYTES);
+    describe(&large, 0, 0, all, NEXT, 1);
+    describe(&large, 1, 0, 1, 0, 0);
+    offer(&large, 4, 0, 0);
+    let mut queue = Queue::new(shape(4), false, &large).unwrap();
+    assert_eq!(queue.pop(&large), Err(Broken::Bytes { most: CHAIN_BYTES }));
     let beyond = taken(&|memory| describe(memory, 0, 0x8000, 1, NEXT, 4));
     assert_eq!(beyond, Broken::Descriptor { index: 4, size: 4 });
     let order = taken(&|memory| {
