@@ -2,7 +2,7 @@
 //!
 //! It is any program, so this is a list of what is closed: whatever
 //! reaches into other processes, changes mounts or name spaces, talks to
-//! another network family than unix, or opens a large and rarely needed part
+//! another network than it was given, or opens a large and rarely needed part
 //! of the kernel. Most of it needs privileges that it lacks anyway;
 //! the filter is the second lock.
 
@@ -18,6 +18,9 @@ use seccompiler::{
 pub enum Network {
     /// Unix sockets alone.
     Local,
+    /// TCP over IPv4 too. Meant for a network name space with nothing but its
+    /// loopback: the filter cannot see addresses.
+    Loopback,
     /// IPv4 and IPv6 too.
     Internet,
 }
@@ -55,15 +58,10 @@ fn refused(network: Network) -> Result<Rules, seccompiler::BackendError> {
     for call in REFUSED_X32 {
         rules.insert(call | X32_BIT, Vec::new());
     }
-    let families: &[u64] = match network {
-        Network::Local => &[AF_UNIX],
-        Network::Internet => &[AF_UNIX, AF_INET, AF_INET6],
-    };
-    let other = families
-        .iter()
-        .map(|family| SeccompCondition::new(0, Length::Dword, Op::Ne, *family))
-        .collect::<Result<_, _>>()?;
-    rules.insert(libc::SYS_socket, vec![SeccompRule::new(other)?]);
+    rules.insert(libc::SYS_socket, sockets(network)?);
+    // Of the other families the kernel would run the code that makes a socket
+    // before it refuses the pair.
+    rules.insert(libc::SYS_socketpair, vec![other_than(0, &[AF_UNIX])?]);
     let name_spaces = NAME_SPACE_FLAGS
         .iter()
         .map(|flag| rule(0, Op::MaskedEq(*flag), *flag))
@@ -72,16 +70,53 @@ fn refused(network: Network) -> Result<Rules, seccompiler::BackendError> {
     Ok(rules)
 }
 
+/// The sockets that are refused.
+fn sockets(network: Network) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    match network {
+        Network::Local => Ok(vec![other_than(0, &[AF_UNIX])?]),
+        Network::Internet => Ok(vec![other_than(0, &[AF_UNIX, AF_INET, AF_INET6])?]),
+        Network::Loopback => {
+            let internet = condition(0, Op::Eq, AF_INET)?;
+            // SOCK_STREAM is 1: what differs from it has another bit set, or that one not.
+            let kinds = [(1, 0), (2, 2), (4, 4), (8, 8)];
+            let kind = |(bit, set)| condition(1, Op::MaskedEq(bit), set);
+            let mut rules = kinds
+                .into_iter()
+                .map(|bit| SeccompRule::new(vec![internet.clone(), kind(bit)?]))
+                .collect::<Result<Vec<_>, _>>()?;
+            let [any, tcp] = [condition(2, Op::Ne, 0)?, condition(2, Op::Ne, IPPROTO_TCP)?];
+            rules.push(SeccompRule::new(vec![internet, any, tcp])?);
+            rules.push(other_than(0, &[AF_UNIX, AF_INET])?);
+            Ok(rules)
+        }
+    }
+}
+
+/// `argument` is none of `values`.
+fn other_than(argument: u8, values: &[u64]) -> Result<SeccompRule, seccompiler::BackendError> {
+    let conditions = values.iter().map(|value| condition(argument, Op::Ne, *value));
+    SeccompRule::new(conditions.collect::<Result<_, _>>()?)
+}
+
+fn condition(
+    argument: u8,
+    op: Op,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, Length::Dword, op, value)
+}
+
 fn rule(argument: u8, op: Op, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
-    SeccompRule::new(vec![SeccompCondition::new(argument, Length::Dword, op, value)?])
+    SeccompRule::new(vec![condition(argument, op, value)?])
 }
 
 const X32_BIT: i64 = 0x4000_0000;
 /// Calls that are closed altogether through x32, which nothing here is built
 /// for: those that are natively open under conditions, and those that have a
 /// number of their own there (arch/x86/entry/syscalls/syscall_64.tbl).
-const REFUSED_X32: [i64; 7] = [
+const REFUSED_X32: [i64; 8] = [
     libc::SYS_socket,
+    libc::SYS_socketpair,
     libc::SYS_clone,
     libc::SYS_clone3,
     521, // ptrace
@@ -92,6 +127,7 @@ const REFUSED_X32: [i64; 7] = [
 const AF_UNIX: u64 = 1;
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
+const IPPROTO_TCP: u64 = 6;
 /// linux/sched.h: CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, TIME.
 const NAME_SPACE_FLAGS: [u64; 8] = [
     0x0002_0000,
@@ -190,27 +226,70 @@ mod tests {
         }
     }
 
-    // A thread of its own: a filter stays until the thread ends.
+    /// What `try_all` finds on a thread of its own: a filter stays until the thread ends.
+    fn under<T: Send + 'static>(network: Network, try_all: fn() -> T) -> T {
+        let work = move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            apply(network).unwrap();
+            try_all()
+        };
+        std::thread::spawn(work).join().unwrap()
+    }
+
+    fn socket(family: i32, kind: i32, protocol: i32) -> bool {
+        use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
+        let family = AddressFamily::from_raw(family.try_into().unwrap());
+        let kind = SocketType::from_raw(kind.try_into().unwrap());
+        let protocol =
+            u32::try_from(protocol).ok().and_then(std::num::NonZero::new).map(Protocol::from_raw);
+        let result = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, protocol);
+        result.err() != Some(rustix::io::Errno::PERM)
+    }
+
     #[test]
     fn a_filtered_thread_is_refused() {
-        let outcome = std::thread::spawn(|| {
-            rustix::thread::set_no_new_privs(true).unwrap();
-            apply(Network::Internet).unwrap();
-            let allowed = std::net::UdpSocket::bind("127.0.0.1:0").is_ok();
-            let raw = rustix::net::socket(
-                rustix::net::AddressFamily::NETLINK,
-                rustix::net::SocketType::RAW,
-                None,
-            );
-            apply(Network::Local).unwrap();
-            let network = std::net::UdpSocket::bind("127.0.0.1:0").map_err(|e| e.raw_os_error());
-            let unix = std::os::unix::net::UnixStream::pair();
-            let chroot = rustix::process::chroot("/").map_err(|e| e.raw_os_error());
-            (allowed, raw.is_err(), network.err(), unix.is_ok(), chroot.err())
-        })
-        .join()
-        .unwrap();
-        let refused = Some(libc::EPERM);
-        assert_eq!(outcome, (true, true, Some(refused), true, refused));
+        let internet = || {
+            let netlink = socket(libc::AF_NETLINK, libc::SOCK_RAW, 0);
+            (std::net::UdpSocket::bind("127.0.0.1:0").is_ok(), netlink)
+        };
+        assert_eq!(under(Network::Internet, internet), (true, false));
+        let outcome = under(Network::Local, || {
+            let chroot = rustix::process::chroot("/").map_err(|error| error.raw_os_error());
+            let network =
+                std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.raw_os_error());
+            (network.err(), std::os::unix::net::UnixStream::pair().is_ok(), chroot.err())
+        });
+        assert_eq!(outcome, (Some(Some(libc::EPERM)), true, Some(libc::EPERM)));
+    }
+
+    #[test]
+    fn loopback_is_tcp_over_ipv4_and_nothing_else() {
+        let good = under(Network::Loopback, || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap());
+            let named = socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+            (stream.is_ok(), named, std::os::unix::net::UnixStream::pair().is_ok())
+        });
+        assert_eq!(good, (true, true, true));
+        let open = under(Network::Loopback, || {
+            let [stream, datagram, raw] = [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_RAW];
+            let others =
+                (0..16).filter(|kind| *kind != stream).map(|kind| (libc::AF_INET, kind, 0));
+            let protocols = [libc::IPPROTO_SCTP, libc::IPPROTO_UDP, 262 /* MPTCP */, 1 << 20];
+            let protocols = protocols.map(|protocol| (libc::AF_INET, stream, protocol));
+            let families = [
+                (libc::AF_INET6, stream, 0),
+                (libc::AF_INET6, datagram, 0),
+                (libc::AF_NETLINK, raw, 0),
+                (libc::AF_PACKET, raw, 0),
+                (libc::AF_VSOCK, stream, 0),
+                (libc::AF_ALG, libc::SOCK_SEQPACKET, 0),
+                (libc::AF_TIPC, stream, 0),
+            ];
+            let all = others.chain(protocols).chain(families);
+            all.filter(|(family, kind, protocol)| socket(*family, *kind, *protocol))
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(open, Vec::new());
     }
 }

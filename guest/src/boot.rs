@@ -90,13 +90,14 @@ async fn work(config: &Config, mux: &Guest, host: &Host) -> Result<Exit, Failure
 
     let (uid, gid) = (config.workload.uid, config.workload.gid);
     let port = Port::bind(Path::new(PORT_DIRECTORY), uid, gid, config.port.clone())?;
-    let mut running = Running::start(plan, config.workload.output_bytes_per_second)?;
+    let output = config.workload.output_bytes_per_second;
+    let (mut running, loopback) = Running::start(plan, output)?;
     step(host, "workload", json!({"program": config.workload.argv.first()})).await;
 
     let exit = tokio::select! {
         exit = running.wait() => exit?,
         error = keeper.run() => return Err(error.into()),
-        error = port.serve(tools, None) => return Err(error.into()),
+        error = port.serve(tools, Some(loopback)) => return Err(error.into()),
         () = wall_time(config.workload.wall_time_s) => {
             return Err("the workload's wall time is over".into());
         }

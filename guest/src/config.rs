@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::port::ENVIRONMENT_PREFIX;
+
 /// Where the image puts the file.
 pub const PATH: &str = "/etc/casemate/guest.toml";
 const MAX_BYTES: u64 = 256 * 1024;
@@ -238,6 +240,9 @@ impl Workload {
         if self.argv.iter().any(|argument| argument.contains('\0')) {
             return Err(wrong("workload.argv", "no NUL in an argument", "one"));
         }
+        if self.env.keys().any(|name| name.starts_with(ENVIRONMENT_PREFIX)) {
+            return Err(wrong("workload.env", "no name that begins with CASEMATE_", "one"));
+        }
         check_range("workload.uid", self.uid, 1, 65_533)?;
         check_range("workload.gid", self.gid, 1, 65_533)?;
         check_range("workload.memory_mib", self.memory_mib, 4, 1 << 20)?;
@@ -356,6 +361,7 @@ mod tests {
             ("argv = [\"/bin/agent\"]", "argv = [\"agent\"]", "workload.argv[0]"),
             ("root = \"/workload\"", "root = \"/\"", "workload.root"),
             ("root = \"/workload\"", "root = \"/w/../etc\"", "workload.root"),
+            ("gid = 1000", "gid = 1000\nenv = { CASEMATE_MCP_URL = \"x\" }", "workload.env"),
             ("fd = 3", "fd = 2", "secret.fd"),
             ("fd = 3", "", "secret.fd"),
             ("api-token", "API/token", "secret.name"),

@@ -4,7 +4,7 @@
 use casemate_agent::{Script, run};
 use casemate_guest::config;
 use casemate_guest::gateway::Tools;
-use casemate_guest::port::{Port, SOCKET};
+use casemate_guest::port::{HTTP_PATH, Port, SOCKET, stdio};
 use casemate_ledger::cgp::{Progress, RpcError};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
@@ -38,12 +38,23 @@ async fn replies(protocol: &str) -> Vec<Value> {
     let directory = tempfile::tempdir().unwrap();
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let port = Port::bind(directory.path(), uid, gid, config::Port::default()).unwrap();
-    let serving = tokio::spawn(port.serve(StandIn, None));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}{HTTP_PATH}", listener.local_addr().unwrap());
+    let (give, loopback) = tokio::sync::oneshot::channel();
+    give.send(listener).unwrap();
+    let serving = tokio::spawn(port.serve(StandIn, Some(loopback)));
+    // What the workload's view has in its place.
+    let program = directory.path().join("bin").join(stdio::PROGRAM);
+    std::fs::create_dir(program.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_casemate-guest"), &program).unwrap();
+    let socket = directory.path().join(SOCKET);
+    let calls = "{ do = \"list\" },\n\
+        { do = \"call\", tool = \"clock.now\", arguments = { zone = \"UTC\" }, times = 2 },\n\
+        { do = \"call\", tool = \"rm\", times = 5, until_error = true }";
     let script = format!(
-        "socket = {:?}\nprotocol = {protocol:?}\nstep = [{{ do = \"list\" }},\n\
-         {{ do = \"call\", tool = \"clock.now\", arguments = {{ zone = \"UTC\" }}, times = 2 }},\n\
-         {{ do = \"call\", tool = \"rm\", times = 5, until_error = true }}]\n",
-        directory.path().join(SOCKET),
+        "socket = {socket:?}\nprotocol = {protocol:?}\nstep = [{calls},\n\
+         {{ do = \"connect\", to = {{ url = {url:?} }} }}, {calls},\n\
+         {{ do = \"connect\", to = {{ command = [{program:?}, {socket:?}] }} }}, {calls}]\n",
     );
     let mut out = Vec::new();
     run(&Script::parse(&script).unwrap(), &mut out).await.unwrap();
@@ -53,17 +64,22 @@ async fn replies(protocol: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn clients_of_every_era_list_call_and_are_denied() {
+async fn clients_of_every_era_list_call_and_are_denied_at_every_door() {
     for protocol in ["legacy", "modern", "auto"] {
         let replies = replies(protocol).await;
-        assert_eq!(replies.len(), 4, "{protocol}: {replies:?}");
-        assert_eq!(replies[0]["tools"], json!(["clock.now"]), "{protocol}");
-        for reply in &replies[1..3] {
-            assert_eq!(reply["result"]["structuredContent"]["zone"], "UTC", "{protocol}");
+        let doors: Vec<&[Value]> =
+            replies.split(|reply| reply.get("connected").is_some()).collect();
+        assert_eq!(doors.len(), 3, "{protocol}: {replies:?}");
+        for replies in doors {
+            assert_eq!(replies.len(), 4, "{protocol}: {replies:?}");
+            assert_eq!(replies[0]["tools"], json!(["clock.now"]), "{protocol}");
+            for reply in &replies[1..3] {
+                assert_eq!(reply["result"]["structuredContent"]["zone"], "UTC", "{protocol}");
+            }
+            let denied = &replies[3]["result"];
+            assert_eq!(denied["isError"], true, "{protocol}");
+            assert_eq!(denied["structuredContent"]["casemate"]["code"], "tool_not_granted");
+            assert_eq!(denied["_meta"]["dev.casemate/receipt"]["decision"], 1);
         }
-        let denied = &replies[3]["result"];
-        assert_eq!(denied["isError"], true, "{protocol}");
-        assert_eq!(denied["structuredContent"]["casemate"]["code"], "tool_not_granted");
-        assert_eq!(denied["_meta"]["dev.casemate/receipt"]["decision"], 1);
     }
 }

@@ -1,5 +1,6 @@
-//! A scripted, ordinary MCP client over a unix socket: it stands in for an
-//! agent in the demo and in tests, and knows nothing of what it runs in.
+//! A scripted, ordinary MCP client: it stands in for an agent in the demo and
+//! in tests, and knows nothing of what it runs in. Protocol and transports are
+//! the public library's, unchanged.
 //!
 //! Each reply is one JSON line on standard output. A tool that fails is a
 //! reply like any other; only a server that is gone or a script that is wrong
@@ -10,27 +11,33 @@
 mod script;
 
 use std::io::Write;
+use std::process::Stdio;
 use std::time::Duration;
 
 use rmcp::ServiceError;
 use rmcp::model::{CallToolRequestParams, ProtocolVersion};
 use rmcp::service::{ClientLifecycleMode, ClientServiceExt, RoleClient, RunningService};
+use rmcp::transport::{IntoTransport, StreamableHttpClientTransport};
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
+use tokio::process::Command;
 
-pub use script::{Protocol, Script, Step};
+pub use script::{Protocol, Script, Server, Step};
 
 /// Why a script was not carried out to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The server's socket cannot be reached.
-    #[error("connect to {path}: {source}")]
+    /// The server's socket cannot be reached, or its program not started.
+    #[error("connect to {server}: {source}")]
     Connect {
-        /// The socket.
-        path: String,
+        /// The socket or program.
+        server: String,
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// A variable of the environment is not there.
+    #[error("environment, {0}: expected a value, got none")]
+    Variable(String),
     /// The MCP handshake failed.
     #[error("start the session: {0}")]
     Start(String),
@@ -46,7 +53,7 @@ type Session = RunningService<RoleClient, ()>;
 
 /// Carries out `script` and writes its replies to `out`.
 pub async fn run(script: &Script, out: &mut (impl Write + Send)) -> Result<(), AgentError> {
-    let session = connect(script).await?;
+    let mut session = connect(&Server::Socket(script.socket.clone()), script.protocol).await?;
     for (at, step) in script.steps.iter().enumerate() {
         let mut reply = |value: Value| line(out, at + 1, value);
         match step {
@@ -63,6 +70,12 @@ pub async fn run(script: &Script, out: &mut (impl Write + Send)) -> Result<(), A
                     }
                 }
             }
+            Step::Connect { to } => {
+                // It is left the way it came: a server that is gone is no matter.
+                let _ = session.cancel().await;
+                session = connect(to, script.protocol).await?;
+                reply(json!({"connected": to}))?;
+            }
             Step::Sleep { seconds } => pause(*seconds).await,
             Step::ReadFd { fd } => {
                 let bytes = std::fs::read(format!("/proc/self/fd/{fd}")).map(|bytes| bytes.len());
@@ -78,12 +91,42 @@ pub async fn run(script: &Script, out: &mut (impl Write + Send)) -> Result<(), A
     Ok(())
 }
 
-async fn connect(script: &Script) -> Result<Session, AgentError> {
-    let stream = UnixStream::connect(&script.socket).await.map_err(|source| {
-        AgentError::Connect { path: script.socket.display().to_string(), source }
-    })?;
+async fn connect(server: &Server, protocol: Protocol) -> Result<Session, AgentError> {
+    let unreachable = |server: &str| {
+        let server = server.to_owned();
+        move |source| AgentError::Connect { server, source }
+    };
+    match server {
+        Server::Socket(path) => {
+            let path = value(path)?;
+            let stream = UnixStream::connect(&path).await.map_err(unreachable(&path))?;
+            start(protocol, stream).await
+        }
+        Server::Url(url) => {
+            start(protocol, StreamableHttpClientTransport::from_uri(value(url)?)).await
+        }
+        Server::Command(words) => {
+            let words = words.iter().map(|word| value(word)).collect::<Result<Vec<_>, _>>()?;
+            let mut words = words.iter();
+            let program = words.next().cloned().unwrap_or_default();
+            let mut command = Command::new(&program);
+            command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let child = command.spawn().map_err(unreachable(&program))?;
+            let (Some(from), Some(to)) = (child.stdout, child.stdin) else {
+                return Err(AgentError::Start("the program has no standard streams".to_owned()));
+            };
+            start(protocol, (from, to)).await
+        }
+    }
+}
+
+async fn start<T, E, A>(protocol: Protocol, transport: T) -> Result<Session, AgentError>
+where
+    T: IntoTransport<RoleClient, E, A>,
+    E: std::error::Error + Send + Sync + 'static,
+{
     let modern = vec![ProtocolVersion::V_2026_07_28];
-    let lifecycle = match script.protocol {
+    let lifecycle = match protocol {
         Protocol::Legacy => ClientLifecycleMode::Initialize,
         Protocol::Modern => ClientLifecycleMode::Discover { preferred_versions: modern },
         Protocol::Auto => ClientLifecycleMode::Auto {
@@ -91,8 +134,16 @@ async fn connect(script: &Script) -> Result<Session, AgentError> {
             legacy_version: Some(ProtocolVersion::V_2025_11_25),
         },
     };
-    let started = ().serve_with_lifecycle(stream, lifecycle).await;
+    let started = ().serve_with_lifecycle(transport, lifecycle).await;
     started.map_err(|error| AgentError::Start(error.to_string()))
+}
+
+/// `text`, or what the environment has under the name that it gives.
+fn value(text: &str) -> Result<String, AgentError> {
+    match text.strip_prefix('$') {
+        None => Ok(text.to_owned()),
+        Some(name) => std::env::var(name).map_err(|_| AgentError::Variable(name.to_owned())),
+    }
 }
 
 async fn list(session: &Session) -> Result<Value, AgentError> {

@@ -1,8 +1,6 @@
 //! What the agent does, as a TOML file: steps, one after the other.
 
-use std::path::PathBuf;
-
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The whole script.
@@ -10,7 +8,7 @@ use serde_json::{Map, Value};
 #[serde(deny_unknown_fields)]
 pub struct Script {
     /// The MCP server's unix socket.
-    pub socket: PathBuf,
+    pub socket: String,
     /// The protocol era that the client speaks.
     #[serde(default)]
     pub protocol: Protocol,
@@ -30,6 +28,19 @@ pub enum Protocol {
     /// Asks the server, as most clients do.
     #[default]
     Auto,
+}
+
+/// One of the ways to an MCP server. A text that begins with `$` is the value
+/// of that environment variable.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Server {
+    /// Lines over a unix socket.
+    Socket(String),
+    /// Streamable HTTP.
+    Url(String),
+    /// A program that is started and spoken to over its standard streams.
+    Command(Vec<String>),
 }
 
 /// One step.
@@ -59,6 +70,11 @@ pub enum Step {
     Sleep {
         /// How long.
         seconds: f64,
+    },
+    /// Leaves the server and goes to another, or to the same by another way.
+    Connect {
+        /// Which.
+        to: Server,
     },
     /// Reads an inherited file descriptor to its end and prints only how much came.
     ReadFd {
@@ -91,16 +107,21 @@ mod tests {
     fn steps_are_read_in_order() {
         let script = Script::parse(
             "socket = \"/run/mcp.sock\"\n\
-             step = [{ do = \"list\" }, { do = \"call\", tool = \"t\", times = 2 }]",
+             step = [{ do = \"list\" }, { do = \"call\", tool = \"t\", times = 2 },\n\
+             { do = \"connect\", to = { url = \"$URL\" } }]",
         )
         .unwrap();
-        assert_eq!(script.steps.len(), 2);
+        assert_eq!(script.steps[2], Step::Connect { to: Server::Url("$URL".into()) });
         assert!(matches!(&script.steps[1], Step::Call { times: 2, until_error: false, .. }));
     }
 
     #[test]
     fn unknown_keys_are_refused() {
-        for text in ["socket = \"s\"\nsteps = []", "socket = \"s\"\nstep = [{ do = \"fly\" }]"] {
+        for text in [
+            "socket = \"s\"\nsteps = []",
+            "socket = \"s\"\nstep = [{ do = \"connect\", to = { fd = \"3\" } }]",
+            "socket = \"s\"\nstep = [{ do = \"fly\" }]",
+        ] {
             assert!(Script::parse(text).is_err(), "{text}");
         }
     }

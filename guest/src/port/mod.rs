@@ -4,7 +4,8 @@
 //!
 //! Doors: lines over a unix socket; the same over the standard streams of a
 //! program that joins them with that socket; Streamable HTTP over another unix
-//! socket, and over loopback where the configuration opens it.
+//! socket, and over the loopback of the workload's network. The workload's
+//! environment names them ([`environment`]).
 
 mod desk;
 mod http;
@@ -31,6 +32,20 @@ use limits::RequestRate;
 pub const SOCKET: &str = "mcp.sock";
 /// The socket for HTTP in the port's directory.
 pub const HTTP_SOCKET: &str = "mcp.sock.http";
+
+/// The variables of the workload's environment that begin so are the port's.
+pub const ENVIRONMENT_PREFIX: &str = "CASEMATE_";
+
+/// How a client finds the doors: by URL, by program, by socket in `directory`.
+pub fn environment(directory: &Path) -> [(String, String); 3] {
+    let path = |name| directory.join(name).display().to_string();
+    [
+        ("MCP_URL", format!("http://{HTTP_ADDRESS}{HTTP_PATH}")),
+        ("MCP_COMMAND", path(stdio::PROGRAM)),
+        ("MCP_SOCKET", path(SOCKET)),
+    ]
+    .map(|(name, value)| (format!("{ENVIRONMENT_PREFIX}{name}"), value))
+}
 
 /// Why there is no port.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +181,8 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<tokio::net::T
         None => std::future::pending().await,
         Some(listener) => {
             let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
+            // What is wrong with one connection is the matter of who serves it.
+            let _ = stream.set_nodelay(true);
             Ok(stream)
         }
     }

@@ -73,14 +73,14 @@ fn run() -> Result<core::convert::Infallible, ConfineError> {
     step("enter the working directory", rustix::process::chdir(&plan.cwd))?;
     let program = plan.argv.first().cloned().unwrap_or_default();
     drop(plan); // wipes the secrets' text
-    filter::apply(Network::Local).map_err(ConfineError::Filter)?;
+    filter::apply(Network::Loopback).map_err(ConfineError::Filter)?;
     let source = command.exec();
     drop(secrets);
     Err(ConfineError::Start { program, source })
 }
 
+/// The PID and network name spaces are of the thread that started the helper.
 const NAME_SPACES: UnshareFlags = UnshareFlags::NEWNS
-    .union(UnshareFlags::NEWNET)
     .union(UnshareFlags::NEWIPC)
     .union(UnshareFlags::NEWUTS)
     .union(UnshareFlags::NEWCGROUP);

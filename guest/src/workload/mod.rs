@@ -1,5 +1,6 @@
 //! The untrusted program: another user, with name spaces, a file system and
-//! limits of its own, and no privilege. Its only way out is the port.
+//! limits of its own, and no privilege. Its only way out is the port. Its
+//! network is a loopback that leads nowhere but to the port's HTTP door.
 
 mod cgroup;
 pub mod confine;
@@ -8,6 +9,7 @@ mod plan;
 mod view;
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
@@ -16,6 +18,8 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use rustix::thread::UnshareFlags;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
+
+use crate::port;
 
 pub use plan::Plan;
 pub use view::PORT_DIRECTORY;
@@ -47,17 +51,24 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts the workload. Needs a tokio runtime for its output.
-    pub fn start(plan: Plan, output_bytes_per_second: u32) -> Result<Self, WorkloadError> {
+    /// Starts the workload. Needs a tokio runtime for its output. The second
+    /// is the listener of the port's HTTP door, in the workload's network and
+    /// there before it.
+    pub fn start(
+        plan: Plan,
+        output_bytes_per_second: u32,
+    ) -> Result<(Self, oneshot::Receiver<TcpListener>), WorkloadError> {
         at("make the cgroup", cgroup::create(plan.memory_mib, plan.processes))?;
         let (stdout, stderr) = (output::Pipe::new(), output::Pipe::new());
         let (stdout, stderr) = (at("make a pipe", stdout)?, at("make a pipe", stderr)?);
         let (report, exit) = oneshot::channel();
+        let (give, loopback) = oneshot::channel();
         let ends = (stdout.writer, stderr.writer);
         let thread = std::thread::Builder::new().name("workload".into());
-        at("start a thread", thread.spawn(move || report.send(spawn_and_wait(&plan, ends))))?;
+        let work = move || report.send(spawn_and_wait(&plan, ends, give));
+        at("start a thread", thread.spawn(work))?;
         tokio::spawn(output::forward([stdout.reader, stderr.reader], output_bytes_per_second));
-        Ok(Self { exit })
+        Ok((Self { exit }, loopback))
     }
 
     /// Waits until the workload has ended; nothing it started is left then,
@@ -77,10 +88,18 @@ impl Running {
 }
 
 /// Runs on a thread of its own: the new PID name space is for the children of
-/// this thread alone, and the thread reaps them.
-fn spawn_and_wait(plan: &Plan, ends: (OwnedFd, OwnedFd)) -> Result<Exit, WorkloadError> {
-    let pid_name_space = sys::new_name_spaces(UnshareFlags::NEWPID);
-    at("make a PID name space", pid_name_space.map_err(std::io::Error::from))?;
+/// this thread alone, the new network for it and them, and it reaps them.
+fn spawn_and_wait(
+    plan: &Plan,
+    ends: (OwnedFd, OwnedFd),
+    give: oneshot::Sender<TcpListener>,
+) -> Result<Exit, WorkloadError> {
+    let name_spaces = sys::new_name_spaces(UnshareFlags::NEWPID | UnshareFlags::NEWNET);
+    at("make name spaces", name_spaces.map_err(std::io::Error::from))?;
+    at("bring up the loopback", sys::bring_up_loopback().map_err(std::io::Error::from))?;
+    let listener = at("open the port's HTTP door", TcpListener::bind(port::HTTP_ADDRESS))?;
+    // Without a port to take it the machine is about to end.
+    let _ = give.send(listener);
     let mut child = at("start the helper", spawn(ends))?;
     let sent = send_plan(&mut child, plan);
     let exit = at("wait for the helper", reap_until(&child))?;

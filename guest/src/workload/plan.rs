@@ -3,14 +3,16 @@
 //! outside their memory.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::PORT_DIRECTORY;
 use crate::config::Workload;
+use crate::port;
 
 /// Everything the helper needs to become the workload.
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,15 +53,18 @@ pub struct InheritedSecret {
 }
 
 impl Plan {
-    /// The plan that `config` describes, without secrets yet.
+    /// The plan that `config` describes, without secrets yet. The environment
+    /// also names the port's doors.
     pub fn new(config: &Workload) -> Self {
+        let mut env = config.env.clone();
+        env.extend(port::environment(Path::new(PORT_DIRECTORY)));
         Self {
             root: config.root.clone(),
             argv: config.argv.clone(),
             cwd: config.cwd.clone(),
             uid: config.uid,
             gid: config.gid,
-            env: config.env.clone(),
+            env,
             processes: config.processes,
             open_files: config.open_files,
             memory_mib: config.memory_mib,

@@ -1,5 +1,6 @@
 //! The workload's private root: its directory of the image, read-only, with
-//! an own `/proc`, five harmless devices, a small `/tmp` and the port.
+//! an own `/proc`, five harmless devices, a small `/tmp` and the port, whose
+//! program is PID 1's own file under another name.
 
 use std::ffi::CString;
 use std::os::unix::fs::symlink;
@@ -11,8 +12,12 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, chroot};
 
+use crate::port::stdio;
+
 /// The port's directory, in PID 1's view and in the workload's.
 pub const PORT_DIRECTORY: &str = "/run/casemate";
+/// PID 1's file in the image.
+const INIT: &str = "/init";
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 const LINKS: [(&str, &str); 4] = [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")];
 
@@ -26,6 +31,9 @@ pub(super) fn enter(root: &Path, tmp_mib: u32) -> Result<(), StepError> {
     step("bind the root", mount_bind(root, root))?;
     step("bind the port", mount_bind(PORT_DIRECTORY, root.join("run/casemate")))?;
     step("close the port", read_only(&root.join("run/casemate"), MountFlags::NOEXEC))?;
+    let program = root.join("run/casemate").join(stdio::PROGRAM);
+    step("bind the port's program", mount_bind(INIT, &program))?;
+    step("close the port's program", read_only(&program, MountFlags::empty()))?;
     step("close the root", read_only(root, MountFlags::empty()))?;
     mount_new("proc", &root.join("proc"), CLOSED, "hidepid=invisible,subset=pid")?;
     let size = format!("mode=1777,size={tmp_mib}m,nr_inodes=4096");

@@ -1,14 +1,15 @@
 //! `casemate-probe`: tries what a confined program must not be able to do.
 //!
 //! One JSON line an attempt; exit code 0 when everything was refused, 1 when
-//! something was not. It needs no arguments and leaves nothing behind.
+//! something was not. It needs no arguments and leaves nothing behind. First it
+//! does the little that it may do, so that a refusal means what it says.
 
+mod network;
 mod sys;
 
 use std::fs::{self, OpenOptions};
-use std::net::UdpSocket;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,7 +17,11 @@ use rustix::thread::{Uid, set_thread_res_uid};
 
 type Attempt = (&'static str, fn() -> Result<(), String>);
 
-const ATTEMPTS: [Attempt; 20] = [
+/// What a workload may do.
+const RIGHTS: [Attempt; 2] =
+    [("use the port over HTTP", network::door), ("run the port's program", program)];
+
+const ATTEMPTS: [Attempt; 18] = [
     ("see a virtio port", || exists("/dev/vport0p1").or_else(|_| exists("/dev/vport1p1"))),
     ("see the console", || exists("/dev/console")),
     ("see sysfs", || exists("/sys/class")),
@@ -28,38 +33,36 @@ const ATTEMPTS: [Attempt; 20] = [
     ("read PID 1's memory", || outside_read("mem")),
     ("signal PID 1 from outside", || io(kill_process(pid(2), Signal::KILL))),
     ("trace a process", || io(sys::ptrace_attach(parent()))),
-    ("open a network socket", || io(UdpSocket::bind("127.0.0.1:0"))),
-    ("open a vsock socket", || {
-        io(rustix::net::socket(VSOCK, rustix::net::SocketType::STREAM, None))
-    }),
-    ("open a netlink socket", || {
-        io(rustix::net::socket(
-            rustix::net::AddressFamily::NETLINK,
-            rustix::net::SocketType::RAW,
-            None,
-        ))
-    }),
     ("mount", || io(mount("tmpfs", "/tmp", "tmpfs", MountFlags::empty(), None))),
     ("become root", || io(set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))),
     ("make a user name space", || io(sys::unshare_user())),
     ("write to the root", || io(fs::write("/probe", b"x"))),
     ("make a device", make_device),
     ("replace the port's socket", || io(fs::remove_file("/run/casemate/mcp.sock"))),
+    ("write to the port's program", || {
+        io(OpenOptions::new().write(true).open("/run/casemate/mcp"))
+    }),
 ];
 
 fn main() -> ExitCode {
-    let mut refused_all = true;
-    for (name, attempt) in ATTEMPTS {
-        let outcome = attempt();
-        refused_all &= outcome.is_err();
-        let word = if outcome.is_err() { "refused" } else { "POSSIBLE" };
-        let why = outcome.err().unwrap_or_default();
-        println!("{}", serde_json::json!({"try": name, "outcome": word, "why": why}));
+    let mut as_it_must_be = true;
+    for (name, right) in RIGHTS {
+        let outcome = right();
+        as_it_must_be &= outcome.is_ok();
+        say(name, if outcome.is_ok() { "works" } else { "BROKEN" }, outcome);
     }
-    if refused_all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    for (name, attempt) in ATTEMPTS.iter().chain(&network::ATTEMPTS) {
+        let outcome = attempt();
+        as_it_must_be &= outcome.is_err();
+        say(name, if outcome.is_err() { "refused" } else { "POSSIBLE" }, outcome);
+    }
+    if as_it_must_be { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-const VSOCK: rustix::net::AddressFamily = rustix::net::AddressFamily::from_raw(40);
+fn say(name: &str, word: &str, outcome: Result<(), String>) {
+    let why = outcome.err().unwrap_or_default();
+    println!("{}", serde_json::json!({"try": name, "outcome": word, "why": why}));
+}
 
 fn io<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {
     result.map(drop).map_err(|error| error.to_string())
@@ -71,6 +74,13 @@ fn exists(path: &str) -> Result<(), String> {
 
 fn read(path: &str) -> Result<(), String> {
     io(fs::read(path))
+}
+
+/// The port's program ends well when its client says nothing.
+fn program() -> Result<(), String> {
+    let mut program = Command::new("/run/casemate/mcp");
+    let status = program.stdin(Stdio::null()).status().map_err(|error| error.to_string())?;
+    if status.success() { Ok(()) } else { Err(status.to_string()) }
 }
 
 /// A process that is neither this one nor its first process.
