@@ -2,45 +2,16 @@
 
 use super::*;
 use crate::config;
-use crate::port::Shared;
-use casemate_ledger::cgp::Progress;
+use crate::port::stand_in::Echo;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream};
-
-/// Answers each call with its arguments; a tool named `slow` never answers.
-#[derive(Debug, Clone)]
-struct Echo;
-
-impl Tools for Echo {
-    async fn list(&self) -> Result<Value, RpcError> {
-        Ok(json!({"tools": [{"name": "echo"}]}))
-    }
-
-    async fn call(
-        &self,
-        tool: String,
-        arguments: Value,
-        progress: Option<mpsc::Sender<Progress>>,
-    ) -> Result<Value, RpcError> {
-        if let Some(progress) = progress {
-            let notice = Progress { progress_token: 1, progress: 0.5, total: None, message: None };
-            progress.send(notice).await.unwrap();
-        }
-        match tool.as_str() {
-            "slow" => std::future::pending().await,
-            "killed" => Err(RpcError::new(error_code::LEASE, "stopped")),
-            _ => Ok(json!({"content": [], "structuredContent": arguments})),
-        }
-    }
-}
 
 struct Far(BufReader<DuplexStream>);
 
 impl Far {
     fn start(limits: config::Port) -> Self {
         let (client, server) = tokio::io::duplex(1 << 20);
-        let shared = Shared::new(limits);
-        tokio::spawn(serve(Desk::new(shared, Echo), server));
+        tokio::spawn(serve(Echo::default().desk(limits), server));
         Self(BufReader::new(client))
     }
 

@@ -11,6 +11,8 @@ mod desk;
 mod http;
 mod limits;
 mod lines;
+#[cfg(test)]
+mod stand_in;
 pub mod stdio;
 mod translate;
 

@@ -1,47 +1,12 @@
-//! A client that writes its requests by hand, and a stand-in for the gateway.
+//! A client that writes its requests by hand.
 
 use super::*;
 use crate::config;
-use crate::port::Shared;
-use casemate_ledger::cgp::{MCP_VERSION, Progress, meta};
+use crate::port::stand_in::Echo;
+use casemate_ledger::cgp::{MCP_VERSION, meta};
 use serde_json::json;
 use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-
-/// Answers with the arguments; `slow` never ends and says when it is dropped.
-#[derive(Debug, Clone)]
-struct Echo(Arc<Mutex<u32>>);
-
-struct Dropped(Arc<Mutex<u32>>);
-
-impl Drop for Dropped {
-    fn drop(&mut self) {
-        *self.0.lock().unwrap() += 1;
-    }
-}
-
-impl Tools for Echo {
-    async fn list(&self) -> Result<Value, RpcError> {
-        Ok(json!({"tools": []}))
-    }
-
-    async fn call(
-        &self,
-        tool: String,
-        arguments: Value,
-        progress: Option<mpsc::Sender<Progress>>,
-    ) -> Result<Value, RpcError> {
-        if let Some(progress) = progress {
-            let notice = Progress { progress_token: 1, progress: 0.5, total: None, message: None };
-            progress.send(notice).await.unwrap();
-        }
-        let _dropped = Dropped(Arc::clone(&self.0));
-        match tool.as_str() {
-            "slow" => std::future::pending().await,
-            _ => Ok(json!({"content": [], "structuredContent": arguments})),
-        }
-    }
-}
 
 struct Far {
     stream: DuplexStream,
@@ -51,9 +16,9 @@ struct Far {
 
 impl Far {
     fn start() -> Self {
-        let dropped = Arc::default();
+        let echo = Echo::default();
         let limits = config::Port { max_line_bytes: 4096, ..config::Port::default() };
-        let door = Door::new(Desk::new(Shared::new(limits), Echo(Arc::clone(&dropped))));
+        let (door, dropped) = (Door::new(echo.desk(limits)), echo.over);
         let stream = Self::connect(&door);
         Self { stream, dropped, door }
     }
