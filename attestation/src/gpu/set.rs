@@ -1,5 +1,6 @@
 //! All devices of one envelope: read, verified, and given their manifests.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::anchors::TrustAnchors;
@@ -41,16 +42,9 @@ impl<'a> Devices<'a> {
             return found;
         }
         let all: Vec<_> = endorsements.items.iter().chain(of_items).collect();
-        let of_kind = |kind| {
-            let some = all.iter().filter(move |(one, _)| *one == kind);
-            let mut some: Vec<_> = some.map(|(_, bytes)| bytes.as_slice()).collect();
-            some.sort_unstable();
-            some.dedup();
-            some
-        };
-        let manifests = of_kind(EndorsementKind::Rim).into_iter().take(MAX_MANIFESTS);
+        let manifests = once_each(&all, EndorsementKind::Rim).into_iter().take(MAX_MANIFESTS);
         found.manifests = manifests.map(|bytes| found.verifier.manifest(bytes)).collect();
-        found.responses = Responses::parse(&of_kind(EndorsementKind::Ocsp));
+        found.responses = Responses::parse(&once_each(&all, EndorsementKind::Ocsp));
         found
     }
 
@@ -81,6 +75,14 @@ impl<'a> Devices<'a> {
     }
 }
 
+/// The items of a kind, in their order: the verifier's own come first, so that what travelled
+/// with a device cannot push them over a limit.
+fn once_each<'a>(all: &[&'a (EndorsementKind, Vec<u8>)], kind: EndorsementKind) -> Vec<&'a [u8]> {
+    let mut seen = BTreeSet::new();
+    let some = all.iter().filter(|(one, _)| *one == kind);
+    some.map(|(_, bytes)| bytes.as_slice()).filter(|bytes| seen.insert(*bytes)).collect()
+}
+
 /// Reads the guest's inventory.
 pub(crate) fn verify_inventory(item: &EvidenceItem) -> Result<Inventory, VerifyError> {
     Inventory::decode(&item.evidence).map_err(|error| {
@@ -109,5 +111,24 @@ fn reason(code: Code) -> Reason {
         Code::ChainLength | Code::ChainRoot | Code::ChainName | Code::ChainNotCa => Reason::Chain,
         Code::ReportSignature => Reason::Signature,
         _ => Reason::GpuReport,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_travelled_with_devices_comes_after_the_verifiers_own() {
+        let item = |kind, text: &str| (kind, text.as_bytes().to_vec());
+        let items = [
+            item(EndorsementKind::Ocsp, "the verifier's"),
+            item(EndorsementKind::Rim, "a manifest"),
+            item(EndorsementKind::Ocsp, "a device's"),
+            item(EndorsementKind::Ocsp, "the verifier's"),
+        ];
+        let all: Vec<_> = items.iter().collect();
+        let found = once_each(&all, EndorsementKind::Ocsp);
+        assert_eq!(found, [b"the verifier's".as_slice(), b"a device's"]);
     }
 }
