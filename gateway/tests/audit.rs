@@ -14,8 +14,8 @@ use casemate_ledger::cgp::{Message, method};
 use casemate_ledger::constraint::Rule;
 use casemate_ledger::receipt::TrustFile;
 use casemate_ledger::{
-    Approvals, Clause, Constraint, Decision, Grant, Leaf, LeafKind, Outcome, Record, Stop, Verdict,
-    record, text,
+    Approval, Approvals, Clause, Constraint, Decision, Grant, Leaf, LeafKind, Outcome, Record,
+    Stop, Verdict, record, text,
 };
 use casemate_ledger_store::{Export, Published};
 use harness::people::approving;
@@ -71,11 +71,13 @@ async fn taken(live: Live) -> Scene {
     let house = live.stop().await;
     let trust = TrustFile::from_toml(&format!(
         "log = \"{}\"\ngateway_key = \"{}\"\nidentity_ca = '''\n{}'''\ntrust_anchors = ''\n\
-         [[issuer]]\nname = \"ops\"\nkey = \"{}\"\n",
+         [[issuer]]\nname = \"ops\"\nkey = \"{}\"\n{}",
         public.log_vkey,
         public.gateway_key,
         house.authority.pem,
-        text::hex(house.issuer.public())
+        text::hex(house.issuer.public()),
+        // An auditor is given the approvers as the gateway is.
+        house.controls.find("[[approver]]").map_or("", |at| &house.controls[at..])
     ))
     .unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -231,6 +233,7 @@ async fn stops_and_calls_that_are_made_again_are_read_as_what_they_are() {
     println!("{:?}", report.counts);
     assert!(report.holds(), "{:?}", report.findings);
     assert_eq!(report.counts["chain.held"].pass, 2);
+    assert_eq!(report.counts["approval.signature"].pass, 4);
     assert_eq!(report.counts["decision.replay"].pass, 4, "{:?}", report.findings);
     // What was approved before it was made again shows in its arguments alone.
     let closed = Export::open(&scene.state(), None).unwrap().audit(&scene.trust).unwrap();
@@ -247,6 +250,29 @@ async fn stops_and_calls_that_are_made_again_are_read_as_what_they_are() {
     assert_eq!(without(lift), ["revocation.order"]);
     assert_eq!(without(scene.find(LeafKind::Approval, |_| true)), ["decision.replay"]);
     approved_elsewhere(&scene);
+    approved_by_nobody(scene);
+}
+
+/// What an approver's key shows, and what is said without one.
+fn approved_by_nobody(mut scene: Scene) {
+    let approval = scene.find(LeafKind::Approval, |_| true);
+    let (_, genuine) =
+        record::peek::<Approval>(&Leaf::decode(&scene.leaves[approval]).unwrap().record).unwrap();
+    // The gateway's operator says yes in an approver's name.
+    let operator = SigningKey::open(&scene.state().join("keys/record.key")).unwrap();
+    let forged = genuine.sign(operator.public(), |message| operator.sign(message));
+    let mut leaves = scene.leaves.clone();
+    leaves[approval] = Leaf::new(LeafKind::Approval, forged.bytes()).encode();
+    assert_eq!(failures(&scene.audit(&leaves)), ["approval.signature", "decision.replay"]);
+    scene.trust.approvers.remove("bob");
+    assert_eq!(failures(&scene.audit(&scene.leaves)), ["approval.signature", "decision.replay"]);
+    // Without any keys nobody can tell, and that is said.
+    scene.trust.approvers.clear();
+    let report = scene.audit(&scene.leaves);
+    assert!(report.holds(), "{:?}", report.findings);
+    let signatures = report.counts["approval.signature"];
+    assert_eq!((signatures.pass, signatures.not_checkable), (0, 4));
+    assert_eq!(report.counts["decision.replay"].pass, 0, "{:?}", report.findings);
 }
 
 /// The gateway's own key cannot have a yes count for another call.

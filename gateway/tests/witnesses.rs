@@ -1,6 +1,11 @@
 //! Witnesses cosign the gateway's heads; no call waits for them.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail the test"
+)]
 
 mod harness;
 
@@ -8,13 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_gateway::{Client, Command, Reply, SigningKey, StatusReport};
-use casemate_ledger::checkpoint::VerifierKey;
+use casemate_ledger::audit::Auditor;
+use casemate_ledger::checkpoint::{Checkpoint, VerifierKey};
 use casemate_ledger::cosignature::WitnessKey;
 use casemate_ledger::proof::verify_cose_receipt;
 use casemate_ledger::quorum::WitnessPolicy;
-use casemate_ledger::receipt::Receipt;
+use casemate_ledger::receipt::{Receipt, TrustFile};
 use casemate_ledger::text;
-use casemate_ledger_store::Witness;
+use casemate_ledger_store::{Export, Published, Witness};
 use harness::{House, claims, grant, no_arguments};
 use tokio::net::TcpListener;
 
@@ -108,12 +114,52 @@ async fn receipts_say_when_a_quorum_saw_them() {
     else {
         panic!()
     };
-    let log = casemate_ledger_store::Published::open(
-        &running.house.directory.join("state/log"),
-        &running.log,
-    );
+    let log = Published::open(&running.house.directory.join("state/log"), &running.log);
     let leaf = log.unwrap().prove(1).unwrap().leaf;
     verify_cose_receipt(&text::from_base64url(&receipt).unwrap(), &leaf, &running.log).unwrap();
+    audited(&running, &note);
+}
+
+/// An auditor asks for the witnesses that the trust file names.
+fn audited(running: &Running, note: &str) {
+    let public = casemate_gateway::init(&running.house.config()).unwrap();
+    let trust = |quorum: &str| {
+        let named = running.policy.split("group").next().unwrap();
+        let witnesses = format!("witness_policy = '''\n{named}{quorum}'''\n");
+        let text = format!(
+            "log = {:?}\ngateway_key = {:?}\nidentity_ca = '''\n{}'''\ntrust_anchors = ''\n{}",
+            public.log_vkey,
+            public.gateway_key,
+            running.house.authority.pem,
+            if quorum.is_empty() { "" } else { &witnesses },
+        );
+        TrustFile::from_toml(&text).unwrap()
+    };
+    let state = running.house.directory.join("state");
+    let export = Export::open(&state, None).unwrap();
+    let (one, all) = (trust("quorum w1\n"), trust("group g all w1 dead\nquorum g\n"));
+    let count = |trust: &TrustFile| export.audit(trust).unwrap().counts["log.witness"];
+    assert_eq!((count(&one).pass, count(&one).fail), (1, 0));
+    assert_eq!((count(&all).pass, count(&all).fail), (0, 1));
+    assert_eq!((count(&trust("")).pass, count(&trust("")).not_checkable), (0, 1));
+    // A log that is shorter than what witnesses saw, or another one.
+    let log = Published::open(&state.join("log"), &running.log).unwrap();
+    let leaves = log.bundle(0).unwrap();
+    let seen = usize::try_from(Checkpoint::read(note).unwrap().0.size).unwrap();
+    let walk = |note: Option<&str>, change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+        let mut leaves = leaves[..seen].to_vec();
+        change(&mut leaves);
+        let mut auditor = Auditor::new(&one, &export);
+        auditor.cosigned(note);
+        leaves.iter().for_each(|leaf| auditor.leaf(leaf));
+        let count = auditor.finish().counts["log.witness"];
+        (count.pass, count.not_checkable, count.fail)
+    };
+    assert_eq!(walk(Some(note), &|_| ()), (1, 0, 0));
+    assert_eq!(walk(Some(note), &|leaves| leaves.push(leaves[0].clone())), (1, 1, 0));
+    assert_eq!(walk(Some(note), &|leaves| drop(leaves.pop())), (0, 0, 1));
+    assert_eq!(walk(Some(note), &|leaves| leaves[0].push(0)), (0, 0, 1));
+    assert_eq!(walk(None, &|_| ()), (0, 0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

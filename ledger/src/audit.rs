@@ -15,12 +15,16 @@ use casemate_attestation::x509::Certificate;
 use serde_json::Value;
 
 use crate::cgp::DenyCode;
+use crate::checkpoint::Checkpoint;
+use crate::merkle::{Frontier, leaf_hash};
 use crate::receipt::{Outcome as Found, TrustFile};
 use crate::record::{self, Authentic};
 use crate::{
     Approval, Clause, Decision, Event, Grant, GrantRef, Hold, Identity, Invocation, Leaf, LeafKind,
     Outcome, Record, Revocation, RevocationTarget, Scope, Stop, Verdict, text,
 };
+
+mod witness;
 
 /// What lies beside the log.
 pub trait Material {
@@ -78,8 +82,14 @@ pub struct Auditor<'a> {
     identities: BTreeMap<[u8; 32], Option<Identity>>,
     open: BTreeMap<[u8; 32], u64>,
     holds: BTreeMap<[u8; 32], Held>,
-    approvals: BTreeMap<[u8; 32], Approval>,
+    /// Each with its person, where the trust file has the approvers' keys.
+    approvals: BTreeMap<[u8; 32], (Approval, Option<String>)>,
     ended: BTreeSet<String>,
+    tree: Frontier,
+    /// The head that witnesses cosigned last, until the walk is there.
+    cosigned: Option<Checkpoint>,
+    /// How many leaves that head has, from there on.
+    behind: Option<u64>,
     at: u64,
 }
 
@@ -105,6 +115,8 @@ struct About {
     policy: [u8; 32],
 }
 
+const NO_APPROVERS: &str = "the trust file has no approvers' keys";
+
 type Checked<T = ()> = Result<T, (Found, String)>;
 
 impl<'a> Auditor<'a> {
@@ -121,6 +133,9 @@ impl<'a> Auditor<'a> {
             holds: BTreeMap::new(),
             approvals: BTreeMap::new(),
             ended: BTreeSet::new(),
+            tree: Frontier::default(),
+            cosigned: None,
+            behind: None,
             at: 0,
         }
     }
@@ -129,6 +144,12 @@ impl<'a> Auditor<'a> {
     pub fn leaf(&mut self, bytes: &[u8]) {
         self.at = self.report.leaves;
         self.report.leaves += 1;
+        self.tree.push(leaf_hash(bytes));
+        self.check(bytes);
+        self.reached();
+    }
+
+    fn check(&mut self, bytes: &[u8]) {
         let leaf = Leaf::decode(bytes).map_err(failed);
         let Some(leaf) = self.note("leaf.format", leaf) else { return };
         let record = leaf.record.as_slice();
@@ -147,6 +168,7 @@ impl<'a> Auditor<'a> {
 
     /// Ends the walk: what was allowed and has no outcome is said.
     pub fn finish(mut self) -> Report {
+        self.unreached();
         for leaf in std::mem::take(&mut self.open).into_values() {
             self.at = leaf;
             let why = "the call had not ended when the log was taken".to_owned();
@@ -210,13 +232,23 @@ impl<'a> Auditor<'a> {
         }
     }
 
-    /// Approvers are the operator's to name; a trust file does not have their keys.
+    /// An approval that its approver did not sign counts for nothing. Without
+    /// the approvers' keys it is kept, and what rests on it is not checkable.
     fn approval(&mut self, record: &[u8]) {
         let read = record::peek::<Approval>(record).map_err(failed);
-        if let Some((_, approval)) = self.note("leaf.format", read) {
-            self.approvals.insert(crate::digest(record), approval);
-            let why = "the trust file has no approvers' keys".to_owned();
-            self.note::<()>("approval.signature", Err((Found::NotCheckable, why)));
+        let Some((_, approval)) = self.note("leaf.format", read) else { return };
+        let known = self.trust.approvers.get(&approval.approver);
+        let checked = match known {
+            _ if self.trust.approvers.is_empty() => not_checkable(NO_APPROVERS),
+            None => Err(fail(format!("{} is no approver here", approval.approver))),
+            Some(known) => {
+                Approval::verify(record, &known.key).map_err(failed).map(|_| known.person.clone())
+            }
+        };
+        let unknown = matches!(checked, Err((Found::NotCheckable, _)));
+        let person = self.note("approval.signature", checked);
+        if unknown || person.is_some() {
+            self.approvals.insert(crate::digest(record), (approval, person));
         }
     }
 
@@ -405,15 +437,22 @@ impl<'a> Auditor<'a> {
     fn approved(&self, decision: &Decision, call: &Invocation, clause: &Clause) -> Checked {
         let (mut people, mut unknown) = (BTreeSet::new(), None);
         let approvals = decision.approvals.iter().filter_map(|digest| self.approvals.get(digest));
-        for approval in approvals.filter(|approval| approval.approve) {
+        for (approval, person) in approvals.filter(|(approval, _)| approval.approve) {
             match self.held_before(&approval.hold, decision, call) {
-                Ok(true) => drop(people.insert(approval.approver.as_str())),
+                Ok(true) => {
+                    people.insert(person.as_deref().unwrap_or(&approval.approver));
+                }
                 Ok(false) => {}
                 Err(found) => unknown = Some(found),
             }
         }
+        let needed = clause.approvals.count();
         match unknown {
-            _ if people.len() >= clause.approvals.count() => Ok(()),
+            // By their names at least.
+            _ if people.len() >= needed && needed > 0 && self.trust.approvers.is_empty() => {
+                not_checkable(NO_APPROVERS)
+            }
+            _ if people.len() >= needed => Ok(()),
             Some(found) => Err(found),
             None => Err(fail("allowed without the people that the clause asks for")),
         }

@@ -21,6 +21,8 @@ pub struct TrustFile {
     pub identity_ca: Certificate,
     /// Who may sign grants, by name.
     pub issuers: BTreeMap<String, [u8; 32]>,
+    /// Who may approve calls, by name. Without any, who approved is not checkable.
+    pub approvers: BTreeMap<String, Approver>,
     /// Where evidence may end: vendors' roots, local models, enrolled hosts.
     pub anchors: TrustAnchors,
     /// SHA-256 of the one appraisal policy that evidence may have been judged by.
@@ -29,6 +31,15 @@ pub struct TrustFile {
     pub reference_sha256: Option<[u8; 32]>,
     /// Which witnesses must have cosigned the checkpoint.
     pub witnesses: Option<WitnessPolicy>,
+}
+
+/// Somebody who may approve calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approver {
+    /// The person; two keys of one person are one person.
+    pub person: String,
+    /// The key.
+    pub key: [u8; 32],
 }
 
 /// Why a trust file is not used.
@@ -77,6 +88,9 @@ struct Form {
     /// Who may sign grants.
     #[serde(default, rename = "issuer")]
     issuers: Vec<Issuer>,
+    /// Who may approve calls.
+    #[serde(default, rename = "approver")]
+    approvers: Vec<ApproverForm>,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +98,17 @@ struct Form {
 struct Issuer {
     /// The name in the grants.
     name: String,
+    /// The public key in hex.
+    key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApproverForm {
+    /// The name in the approvals.
+    name: String,
+    /// The person.
+    person: String,
     /// The public key in hex.
     key: String,
 }
@@ -106,6 +131,13 @@ impl TrustFile {
                 .issuers
                 .into_iter()
                 .map(|issuer| Ok((issuer.name, key("issuer.key", &issuer.key)?)))
+                .collect::<Result<_, TrustError>>()?,
+            approvers: form
+                .approvers
+                .into_iter()
+                .map(|ApproverForm { name, person, key: hex }| {
+                    Ok((name, Approver { person, key: key("approver.key", &hex)? }))
+                })
                 .collect::<Result<_, TrustError>>()?,
             anchors: TrustAnchors::from_toml(&form.trust_anchors)
                 .map_err(|error| TrustError::Anchors(error.to_string()))?,

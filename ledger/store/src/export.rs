@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use casemate_attestation::x509::MAX_CERTIFICATE_BYTES;
 use casemate_ledger::audit::{Auditor, Material, Report};
-use casemate_ledger::merkle::{Frontier, leaf_hash};
 use casemate_ledger::receipt::TrustFile;
 use casemate_ledger::text;
 
 use crate::error::StoreError;
+use crate::files::read_if_there;
 use crate::payloads::read_payloads;
+use crate::publish::WITNESSED;
 use crate::published::Published;
 
 /// An export, its payloads opened where their keys are there.
@@ -40,14 +41,16 @@ impl Export {
     pub fn audit(&self, trust: &TrustFile) -> Result<Report, StoreError> {
         let directory = self.directory.join("log");
         let log = Published::open(&directory, &trust.log)?;
-        let (mut tree, mut auditor) = (Frontier::default(), Auditor::new(trust, self));
+        let mut auditor = Auditor::new(trust, self);
+        let note = read_if_there(&directory.join(WITNESSED))?;
+        let note = note.map(String::from_utf8).transpose();
+        auditor.cosigned(note.unwrap_or(Some(String::new())).as_deref());
         for bundle in 0..log.head().size.div_ceil(casemate_ledger::tile::TILE_WIDTH) {
             for leaf in log.bundle(bundle)? {
-                tree.push(leaf_hash(&leaf));
                 auditor.leaf(&leaf);
             }
         }
-        if tree.root() != log.head().root {
+        if auditor.root() != log.head().root {
             let entries = directory.join("tile/entries");
             return Err(StoreError::corrupt(
                 &entries,
