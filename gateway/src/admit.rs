@@ -64,12 +64,18 @@ struct Found {
 pub(crate) fn decide_in_order(gateway: &Gateway, case: Case<'_>) -> Result<Decided, RpcError> {
     let Case { session, invocation, call } = case;
     let caller = &session.caller;
+    // Before the lock: it takes the longer, the larger arguments and definition are.
+    let reach = gateway.reach(call.tool, call.arguments);
     let now = gateway.clock.now();
     let mut guard = locked(&gateway.state);
     let state: &mut State = &mut guard;
     gateway.journal.check().map_err(stopped)?;
     if state.is_ended(caller) {
         return Err(RpcError::new(error_code::LEASE, "the sandbox was stopped by its operator"));
+    }
+    if let Some(wait_ms) = state.denials.wait_ms(&caller.sandbox, now) {
+        let text = format!("too many calls of this sandbox were denied; wait {wait_ms} ms");
+        return Err(RpcError::new(error_code::OVERLOAD, text));
     }
     let instance = (caller.sandbox.clone(), caller.claims.epoch);
     let chain = state.chains.entry(instance.clone()).or_default();
@@ -82,7 +88,7 @@ pub(crate) fn decide_in_order(gateway: &Gateway, case: Case<'_>) -> Result<Decid
         }
     }
     envelope::check_fresh(invocation, chain, caller, now)?;
-    let found = rule(gateway, state, call, None, now);
+    let found = rule(gateway, state, call, (None, reach.as_ref()), now);
     let number = note_loops(gateway, state, call, &found.ruling, now)?;
     let decided = write(gateway, state, case, found, (number, None), now)?;
     step!("call.decided");
@@ -101,6 +107,7 @@ pub(crate) fn release(
     waiting: Waiting,
 ) -> Result<Option<Decided>, RpcError> {
     let caller = &case.session.caller;
+    let reach = gateway.reach(case.call.tool, case.call.arguments);
     let now = gateway.clock.now();
     let mut guard = locked(&gateway.state);
     let state: &mut State = &mut guard;
@@ -108,7 +115,7 @@ pub(crate) fn release(
     if state.is_ended(caller) {
         return Err(RpcError::new(error_code::LEASE, "the sandbox was stopped by its operator"));
     }
-    let mut found = rule(gateway, state, case.call, Some(waiting.number), now);
+    let mut found = rule(gateway, state, case.call, (Some(waiting.number), reach.as_ref()), now);
     let actual = match found.standing {
         _ if now.unix_ms >= waiting.expires_ms => Some("no answer in time"),
         Standing::Waiting(id) if id == waiting.id => return Ok(None),
@@ -135,8 +142,14 @@ pub(crate) fn release(
 }
 
 /// Asks the gates. `waited` is the number that the call has in the search for
-/// loops already.
-fn rule(gateway: &Gateway, state: &State, call: &Call<'_>, waited: Option<u64>, now: Now) -> Found {
+/// loops already, `reach` what is wrong with its arguments.
+fn rule(
+    gateway: &Gateway,
+    state: &State,
+    call: &Call<'_>,
+    (waited, reach): (Option<u64>, Option<&Denial>),
+    now: Now,
+) -> Found {
     let caller = call.caller;
     let named = match call.grant {
         Some(grant) => Some(grant.id),
@@ -146,7 +159,6 @@ fn rule(gateway: &Gateway, state: &State, call: &Call<'_>, waited: Option<u64>, 
     let (no_loops, no_failures) = (Loops::default(), Breakers::default());
     let standing = exact(gateway, call)
         .map_or(Standing::New, |exact| state.holds.standing(&exact, now.unix_ms));
-    let reach = gateway.reach(call.tool, call.arguments);
     let facts = Facts {
         grants: &line,
         floor: &gateway.config.boundary_floor,
@@ -156,7 +168,7 @@ fn rule(gateway: &Gateway, state: &State, call: &Call<'_>, waited: Option<u64>, 
         breakers: state.breakers.get(call.tool).unwrap_or(&no_failures),
         waited,
         standing: &standing,
-        reach: reach.as_ref(),
+        reach,
         rules: gateway.rules.as_ref(),
     };
     let ruling = decide::decide(&facts, call, now);
@@ -205,6 +217,12 @@ fn write(
     }
     let label = decision.label;
     let written = gateway.journal.write(LeafKind::Decision, decision).map_err(stopped)?;
+    if verdict.is_err() {
+        // The record stands in the write-ahead log and in a tile.
+        let record = u64::try_from(written.record.bytes().len()).unwrap_or(u64::MAX);
+        let bytes = call.arguments_length.saturating_add(record.saturating_mul(2));
+        state.denials.charge(&call.caller.sandbox, bytes, now);
+    }
     let digest = written.record.digest();
     let waiting = asked.zip(exact).map(|(needed, exact)| {
         let id = hold(gateway, state, call, (digest, &standing), (needed, exact, expires_ms), now);

@@ -19,7 +19,7 @@ use crate::admit::{Case, Decided, decide_in_order, release, stopped};
 use crate::catalogue::Tool;
 use crate::decide::{Call, Ended, Permit};
 use crate::envelope::{self, Request};
-use crate::execute::{Execution, execute};
+use crate::execute::{Execution, Job, execute};
 use crate::inflight::InFlight;
 use crate::keys::random;
 use crate::service::Gateway;
@@ -179,7 +179,15 @@ impl Admitted {
                     Value::Object(arguments) => arguments,
                     _ => Map::new(),
                 };
-                execute(&gateway, &session, tool.as_ref(), arguments, permit, self.in_flight).await
+                let job = Job {
+                    gateway: &gateway,
+                    session: &session,
+                    tool: tool.as_ref(),
+                    arguments,
+                    permit,
+                    decision: record.digest(),
+                };
+                execute(job, self.in_flight).await
             }
             Err(error) => Execution::refused(&error, gateway.clock.now()),
         };

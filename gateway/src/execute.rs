@@ -7,14 +7,16 @@ use casemate_ledger::{Event, EventKind, LeafKind, Status, Upstream};
 use casemate_ledger_store::StoreError;
 use serde_json::{Map, Value};
 use tokio::sync::{Mutex, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::catalogue::Tool;
 use crate::clock::Now;
 use crate::config;
-use crate::decide::Permit;
+use crate::decide::{Attempt, Permit};
 use crate::inflight::{InFlight, Reporter};
+use crate::keys::random;
 use crate::native::Failure;
+use crate::schema;
 use crate::service::Gateway;
 use crate::session::Session;
 use crate::sync::turned_on;
@@ -50,17 +52,23 @@ impl Execution {
     }
 }
 
-/// Runs `tool` within `permit`. A call that is cut short stays cut short:
-/// nothing is tried twice.
-pub(crate) async fn execute(
-    gateway: &Gateway,
-    session: &Session,
-    tool: Option<&Tool>,
-    arguments: Map<String, Value>,
-    permit: &Permit,
-    in_flight: InFlight,
-) -> Execution {
+/// An allowed call, on its way to its tool.
+pub(crate) struct Job<'a> {
+    pub(crate) gateway: &'a Gateway,
+    pub(crate) session: &'a Session,
+    /// Only a pinned tool is ever allowed; this is the type's way to say so.
+    pub(crate) tool: Option<&'a Tool>,
+    pub(crate) arguments: Map<String, Value>,
+    pub(crate) permit: &'a Permit,
+    /// The digest of the decision that allows it.
+    pub(crate) decision: [u8; 32],
+}
+
+/// Runs a call within its permit. A call that is cut short stays cut short. One
+/// that its server leaves unanswered is made again if its permit says so.
+pub(crate) async fn execute(job: Job<'_>, in_flight: InFlight) -> Execution {
     let InFlight { mut cancelled, progress } = in_flight;
+    let gateway = job.gateway;
     let mut ran = Execution {
         status: Status::NotDispatched,
         reason: None,
@@ -69,10 +77,9 @@ pub(crate) async fn execute(
         started_ms: 0,
         ended_ms: 0,
     };
-    let mut ended = session.ended.clone();
-    let limit = Duration::from_millis(permit.timeout_ms);
-    let asked = (arguments, progress);
-    let working = work(gateway, session, tool, asked, permit, &mut ran);
+    let mut ended = job.session.ended.clone();
+    let limit = Duration::from_millis(job.permit.timeout_ms);
+    let working = job.attempts(Instant::now() + limit, progress, &mut ran);
     let cut = cut_short(working, limit, &mut ended, &mut cancelled).await;
     if let Some((status, reason)) = cut {
         ran.reason = Some(reason);
@@ -101,60 +108,124 @@ async fn cut_short(
     }
 }
 
-async fn work(
-    gateway: &Gateway,
-    session: &Session,
-    tool: Option<&Tool>,
-    (arguments, progress): (Map<String, Value>, Option<Reporter>),
-    permit: &Permit,
-    ran: &mut Execution,
-) {
-    // Only a pinned tool is ever allowed; this is the type's way to say so.
-    let Some(tool) = tool else { return };
-    let (Some(config), Some(slot)) =
-        (gateway.config.upstreams.get(tool.upstream), session.servers.get(&tool.upstream))
-    else {
-        return;
-    };
-    if let Some(native) = gateway.natives.get(&tool.upstream) {
-        ran.upstream = Some(named(config, None));
-        ran.started_ms = gateway.clock.now().unix_ms;
-        ran.status = Status::UpstreamError;
-        let limit = usize::try_from(permit.max_result_bytes).unwrap_or(usize::MAX);
-        casemate_ledger_store::step!("call.dispatching");
-        let arguments = Value::Object(arguments);
-        let answered = native.call(&tool.name, arguments, limit.saturating_sub(RESULT_SLACK)).await;
-        casemate_ledger_store::step!("call.answered");
-        let answered = answered.map_err(|failure| told(&failure));
-        settle(gateway, answered.and_then(|result| fitting(result, limit)), ran);
-        return;
-    }
-    let running = match server(gateway, slot, tool).await {
-        Ok(running) => running,
-        Err(reason) => {
-            ran.reason = Some(reason);
-            return;
+impl Job<'_> {
+    /// One attempt after the other, until one is answered or there may be no
+    /// more. What is between them is in the log before the next one begins.
+    async fn attempts(&self, end: Instant, mut progress: Option<Reporter>, ran: &mut Execution) {
+        let mut made = 0;
+        // The first attempt alone tells how far it is: progress does not go back.
+        while let Some(failed) = self.attempt(progress.take(), ran).await {
+            let left = end.saturating_duration_since(Instant::now()).as_millis();
+            let left_ms = u64::try_from(left).unwrap_or(u64::MAX);
+            let jitter = random().map_or(0, u64::from_be_bytes);
+            let Some(wait_ms) = self.permit.retry.wait_ms(failed, made, left_ms, jitter) else {
+                return;
+            };
+            made += 1;
+            if !self.note_retry(ran, made).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         }
-    };
-    ran.upstream = Some(named(config, running.executable()));
-    ran.started_ms = gateway.clock.now().unix_ms;
-    // Until an answer says otherwise, the tool may have run.
-    ran.status = Status::UpstreamError;
-    let limit = usize::try_from(permit.max_result_bytes).unwrap_or(usize::MAX);
-    casemate_ledger_store::step!("call.dispatching");
-    let answered = running.call(config, &tool.name, arguments, progress, limit).await;
-    casemate_ledger_store::step!("call.answered");
-    let answered = answered.map_err(|error| {
-        tracing::warn!(%error, "upstream");
-        match error {
+    }
+
+    /// Writes down that the call is made again; says whether that is durable.
+    async fn note_retry(&self, ran: &mut Execution, made: u32) -> bool {
+        let caller = &self.session.caller;
+        let reason = ran.reason.take().unwrap_or("upstream_error");
+        let event = Event {
+            sandbox: Some(caller.sandbox.clone()),
+            epoch: Some(caller.claims.epoch),
+            digest: Some(self.decision),
+            note: Some(format!("attempt {made}: {reason}")),
+            ..Event::new(EventKind::Retried, self.gateway.clock.now().unix_ms)
+        };
+        let written = self.gateway.journal.write(LeafKind::Event, event);
+        let durable = match written {
+            Ok(written) => written.durable().await.map(drop),
+            Err(error) => Err(error),
+        };
+        if durable.is_err() {
+            ran.reason = Some(reason);
+        }
+        durable.is_ok()
+    }
+
+    /// One attempt. Says how it failed, if it did.
+    async fn attempt(&self, progress: Option<Reporter>, ran: &mut Execution) -> Option<Attempt> {
+        let (gateway, permit, tool) = (self.gateway, self.permit, self.tool?);
+        let config = gateway.config.upstreams.get(tool.upstream)?;
+        let slot = self.session.servers.get(&tool.upstream)?;
+        let limit = usize::try_from(permit.max_result_bytes).unwrap_or(usize::MAX);
+        if let Some(native) = gateway.natives.get(&tool.upstream) {
+            self.begin(ran, named(config, None));
+            casemate_ledger_store::step!("call.dispatching");
+            let arguments = Value::Object(self.arguments.clone());
+            let room = limit.saturating_sub(RESULT_SLACK);
+            let answered = native.call(&tool.name, arguments, room).await;
+            casemate_ledger_store::step!("call.answered");
+            let answered = answered.map_err(|failure| told(&failure));
+            settle(gateway, answered.and_then(|result| fitting(result, limit)), ran);
+            // Its errors and limits are its own: it is not tried again.
+            return None;
+        }
+        let running = match server(gateway, slot, tool).await {
+            Ok(running) => running,
+            Err(reason) => {
+                ran.reason = Some(reason);
+                return (reason == UNANSWERED).then_some(Attempt::Unanswered);
+            }
+        };
+        self.begin(ran, named(config, running.executable()));
+        casemate_ledger_store::step!("call.dispatching");
+        let answered =
+            running.call(config, &tool.name, self.arguments.clone(), progress, limit).await;
+        casemate_ledger_store::step!("call.answered");
+        let failed = answered.as_ref().err().map(|error| {
+            tracing::warn!(%error, "upstream");
+            match error {
+                UpstreamError::Protocol { .. } => Attempt::Unanswered,
+                _ => Attempt::Answered,
+            }
+        });
+        let answered = answered.map_err(|error| match error {
             UpstreamError::WantsInput { .. } => "upstream_input_denied",
             UpstreamError::Result { .. } => "response_blocked",
-            _ => "upstream_error",
+            _ => UNANSWERED,
+        });
+        let answered = answered.and_then(|result| conforming(tool, result));
+        settle(gateway, answered, ran);
+        failed
+    }
+
+    /// The tool is asked. Until an answer says otherwise, it may have run.
+    fn begin(&self, ran: &mut Execution, upstream: Upstream) {
+        ran.upstream = Some(upstream);
+        ran.status = Status::UpstreamError;
+        if ran.started_ms == 0 {
+            ran.started_ms = self.gateway.clock.now().unix_ms;
         }
-    });
-    settle(gateway, answered, ran);
+    }
 }
 
+/// A result is what the tool's definition says, if that says anything.
+fn conforming(tool: &Tool, result: Map<String, Value>) -> Result<Map<String, Value>, &'static str> {
+    let failed = result.get("isError").and_then(Value::as_bool).unwrap_or(false);
+    let Some(schema) = tool.definition.get("outputSchema").filter(|_| !failed) else {
+        return Ok(result);
+    };
+    let structured = result.get("structuredContent").unwrap_or(&Value::Null);
+    match schema::check(schema, structured) {
+        Ok(()) => Ok(result),
+        Err(mismatch) => {
+            tracing::warn!(tool = tool.name, %mismatch, "a result is not what its tool defines");
+            Err("response_invalid")
+        }
+    }
+}
+
+/// The word of a server that does not answer as it must.
+const UNANSWERED: &str = "upstream_error";
 /// What a native result has around its text, which stands in it twice.
 const RESULT_SLACK: usize = 1024;
 
@@ -168,7 +239,7 @@ fn told(failure: &Failure) -> &'static str {
     match failure {
         Failure::Breach(_) => "data_reach",
         Failure::Blocked(_) => "response_blocked",
-        Failure::Tool(_) | Failure::Upstream(_) => "upstream_error",
+        Failure::Tool(_) | Failure::Upstream(_) => UNANSWERED,
     }
 }
 
@@ -211,11 +282,11 @@ async fn server(
     tool: &Tool,
 ) -> Result<Arc<Running>, &'static str> {
     let Some(config) = gateway.config.upstreams.get(tool.upstream) else {
-        return Err("upstream_error");
+        return Err(UNANSWERED);
     };
     let failed = |error: UpstreamError| {
         tracing::warn!(%error, "upstream");
-        "upstream_error"
+        UNANSWERED
     };
     let mut slot = slot.lock().await;
     // Out of the slot while it is looked at: a look that fails, finds drift or is

@@ -30,6 +30,7 @@ mod native;
 mod net;
 mod policy;
 mod receipts;
+mod schema;
 mod secrets;
 mod service;
 mod session;

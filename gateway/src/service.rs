@@ -10,7 +10,7 @@ use std::time::Duration;
 use casemate_attestation::VerifyError;
 use casemate_attestation::cose::KeyId;
 use casemate_attestation::x509::{Certificate, PemLimits, der_or_pem};
-use casemate_ledger::cgp::Denial;
+use casemate_ledger::cgp::{Denial, DenyCode};
 use casemate_ledger::checkpoint::{CheckpointError, VerifierKey};
 use casemate_ledger::{
     Event, EventKind, LeafKind, Outcome, Revocation, RevocationTarget, Status, text,
@@ -33,7 +33,7 @@ use crate::state::{Persons, Place, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
 use crate::witnesses::{self, Witnesses};
-use crate::{admin, policy, session};
+use crate::{admin, policy, schema, session};
 
 /// A gateway that has recovered and is ready to serve.
 pub struct Gateway {
@@ -225,12 +225,24 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Why a call of one of the gateway's own tools reaches for what the tool's
-    /// configuration does not give.
+    /// Why the arguments are not the tool's: not what its definition says or, of
+    /// one of the gateway's own tools, not what its configuration gives.
     pub(crate) fn reach(&self, tool: &str, arguments: &serde_json::Value) -> Option<Denial> {
         let tool = self.catalogue.tool(tool)?;
-        let native = self.natives.get(&tool.upstream)?;
-        native.check(&tool.name, arguments).err().map(Breach::denial)
+        if let Some(native) = self.natives.get(&tool.upstream) {
+            return native.check(&tool.name, arguments).err().map(Breach::denial);
+        }
+        let schema = tool.definition.get("inputSchema")?;
+        let mismatch = schema::check(schema, arguments).err()?;
+        Some(Denial {
+            code: DenyCode::ArgsInvalid,
+            rule: "gate/schema".to_owned(),
+            expected: format!("{} at {}", mismatch.expected, mismatch.at),
+            actual: mismatch.actual,
+            hint: "call with what the tool's inputSchema says".to_owned(),
+            retryable: false,
+            retry_after_ms: None,
+        })
     }
 
     /// What others need to know of this gateway.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::clock::Now;
 use crate::decide::{
-    Breakers, Ended, Exact, Health, Held, Holds, Loops, Pending, Standing, Statement, User,
+    Breakers, Denials, Ended, Exact, Health, Held, Holds, Loops, Pending, Standing, Statement, User,
 };
 use crate::envelope::Chain;
 use crate::stops::Stops;
@@ -54,6 +54,8 @@ pub(crate) struct State {
     pub(crate) answers: watch::Sender<u64>,
     /// The breakers of each tool.
     pub(crate) breakers: HashMap<String, Breakers>,
+    /// What the calls cost that were not allowed.
+    pub(crate) denials: Denials,
     /// The outcome's leaf by the decision's leaf.
     pub(crate) outcomes: HashMap<u64, u64>,
     /// The switch that ends each connection.

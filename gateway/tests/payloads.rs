@@ -7,9 +7,11 @@ mod harness;
 use std::time::Duration;
 
 use casemate_gateway::{Client, Command, Reply};
+use casemate_ledger::cgp::{error_code, method};
 use casemate_ledger::{Decision, Invocation, Leaf, Outcome, receipt::Receipt, record, text};
 use casemate_ledger_store::{PayloadKind, read_payloads};
-use harness::{House, claims, grant};
+use harness::scene::Scene;
+use harness::{House, claims, code, grant};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,4 +80,34 @@ fn shows(path: &std::path::Path, needle: &[u8]) -> bool {
     }
     let bytes = std::fs::read(path).unwrap();
     bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn denied_calls_do_not_fill_the_disk() {
+    let (scene, mut port) = Scene::with(grant(&["fx.echo"], 100)).await;
+    let large = json!({ "text": "x".repeat((1 << 20) - 16_000) });
+    let (mut denied, mut refused) = (0, 0);
+    for _ in 0..12 {
+        let (params, digest) = port.sign("fx.none", large.clone(), &|_| ());
+        match port.request(method::TOOLS_CALL, params).await {
+            Ok(result) => {
+                assert_eq!(code(&result), "tool_not_granted");
+                assert_eq!(refused, 0, "a pause that ends at once is none");
+                (port.sequence, port.previous) = (port.sequence + 1, digest);
+                denied += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.code, error_code::OVERLOAD, "{error}");
+                assert!(error.message.contains("were denied; wait"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((denied, refused), (9, 3));
+    // The refused ones left nothing, and cost no number. Nobody else waits.
+    let kept = std::fs::read_dir(scene.house.directory.join("state/payloads")).unwrap();
+    let kept: u64 = kept.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(kept < 10 << 20, "{kept}");
+    let mut other = scene.port().await;
+    assert!(other.call("fx.none", json!({})).await.is_ok());
 }

@@ -45,6 +45,9 @@ pub enum EventKind {
     Frozen,
     /// A tool's definition is no longer the one that was pinned.
     ToolDrift,
+    /// The attempt of an allowed call was not answered, and is made again;
+    /// `digest` is the decision's.
+    Retried,
     /// The key of a task's payloads was deleted; `digest` is that of the task's name.
     PayloadsShredded,
 }
@@ -52,7 +55,7 @@ pub enum EventKind {
 const WHAT: &str = "event";
 
 impl EventKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::GatewayStart,
         Self::Identity,
         Self::Activation,
@@ -61,6 +64,7 @@ impl EventKind {
         Self::PayloadsShredded,
         Self::Suspended,
         Self::Resumed,
+        Self::Retried,
     ];
 
     /// The kind's name in the format.
@@ -73,6 +77,7 @@ impl EventKind {
             Self::Resumed => "resumed",
             Self::Frozen => "frozen",
             Self::ToolDrift => "tool-drift",
+            Self::Retried => "retried",
             Self::PayloadsShredded => "payloads-shredded",
         }
     }

@@ -68,9 +68,10 @@ impl Health {
     pub(crate) fn of(outcome: &Outcome) -> Self {
         match (outcome.status, outcome.reason.as_deref()) {
             (Status::Executed | Status::ToolError, _)
-            | (Status::UpstreamError, Some("response_blocked" | "upstream_input_denied")) => {
-                Self::Works
-            }
+            | (
+                Status::UpstreamError,
+                Some("response_blocked" | "response_invalid" | "upstream_input_denied"),
+            ) => Self::Works,
             (_, Some("data_reach")) => Self::Silent,
             (Status::UpstreamError | Status::Timeout, _)
             | (Status::NotDispatched, Some("upstream_error")) => Self::Fails,

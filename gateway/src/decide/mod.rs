@@ -7,6 +7,7 @@ mod boundary;
 mod breaker;
 mod budget;
 mod counters;
+mod denials;
 mod flow;
 mod held;
 mod loops;
@@ -17,10 +18,11 @@ mod rules;
 pub(crate) use approval::{Exact, Holds, Pending, Standing, Statement, expired};
 pub(crate) use boundary::Raised;
 pub(crate) use breaker::{Breakers, Health};
+pub(crate) use denials::Denials;
 pub(crate) use held::{Held, User};
 pub use loops::LoopLimits;
 pub(crate) use loops::{Ended, Finding, Level, Loops};
-pub(crate) use retry::RetryPlan;
+pub(crate) use retry::{Attempt, RetryPlan};
 pub(crate) use rules::Rules;
 pub use rules::RulesError;
 
@@ -254,7 +256,7 @@ fn judge(
         clauses: line.iter().map(|fit| fit.at).collect(),
         timeout_ms: allowance.timeout_ms,
         max_result_bytes: allowance.max_result_bytes,
-        retry: RetryPlan::of(tool),
+        retry: RetryPlan::of(tool, &line, !ruling.approvals.is_empty()),
     })
 }
 

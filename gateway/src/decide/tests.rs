@@ -130,10 +130,9 @@ impl Default for Case {
 }
 
 impl Case {
-    fn ruling(&self) -> Ruling {
-        let mut held = Held::new(signed(self.grant.clone()), 0);
-        (self.held)(&mut held);
-        let call = Call {
+    /// The case's call under the grant `held`.
+    fn call<'a>(&'a self, held: &Held) -> Call<'a> {
+        Call {
             caller: &self.caller,
             grant: Some(GrantRef { id: held.grant.id, digest: held.digest }),
             tool: self.name,
@@ -143,7 +142,13 @@ impl Case {
             arguments_length: 2,
             fingerprint: [6; 32],
             exact: [6; 32],
-        };
+        }
+    }
+
+    fn ruling(&self) -> Ruling {
+        let mut held = Held::new(signed(self.grant.clone()), 0);
+        (self.held)(&mut held);
+        let call = self.call(&held);
         let line: Vec<&Held> = std::iter::once(&held).chain(&self.above).collect();
         let facts = Facts { seen: self.seen, ..facts(&line) };
         decide(&facts, &call, self.now)
@@ -404,17 +409,7 @@ fn the_same_inputs_give_the_same_ruling() {
     let case = Case::default();
     let mut held = Held::new(signed(case.grant.clone()), 0);
     held.used.add("grant.calls", 1, 0);
-    let call = Call {
-        caller: &case.caller,
-        grant: Some(GrantRef { id: held.grant.id, digest: held.digest }),
-        tool: case.name,
-        tool_digest: case.shown,
-        pinned: case.tool.as_ref(),
-        arguments: &case.arguments,
-        arguments_length: 2,
-        fingerprint: [6; 32],
-        exact: [6; 32],
-    };
+    let call = case.call(&held);
     let line = [&held];
     assert_eq!(decide(&facts(&line), &call, case.now), decide(&facts(&line), &call, case.now));
 }
@@ -424,17 +419,7 @@ fn loops_duplicates_and_breakers_deny_in_their_turn() {
     let held = Held::new(signed(grant()), 0);
     let line = [&held];
     let case = Case::default();
-    let call = Call {
-        caller: &case.caller,
-        grant: Some(GrantRef { id: held.grant.id, digest: held.digest }),
-        tool: case.name,
-        tool_digest: case.shown,
-        pinned: case.tool.as_ref(),
-        arguments: &case.arguments,
-        arguments_length: 2,
-        fingerprint: [6; 32],
-        exact: [6; 32],
-    };
+    let call = case.call(&held);
     let (limits, now) = (LoopLimits::default(), at(1));
     let repeated = |times: u32| {
         let mut loops = Loops::default();
@@ -483,17 +468,7 @@ fn people_are_asked_last_and_their_answer_counts() {
     for (clause, standing, expected, asks) in table {
         let held = Held::new(signed(Grant { tools: vec![clause.clone()], ..grant() }), 0);
         let case = Case::default();
-        let call = Call {
-            caller: &case.caller,
-            grant: Some(GrantRef { id: held.grant.id, digest: held.digest }),
-            tool: case.name,
-            tool_digest: case.shown,
-            pinned: case.tool.as_ref(),
-            arguments: &case.arguments,
-            arguments_length: 2,
-            fingerprint: [6; 32],
-            exact: [6; 32],
-        };
+        let call = case.call(&held);
         let line = [&held];
         let now = at(1);
         let ruling = decide(&Facts { standing: &standing, ..facts(&line) }, &call, now);

@@ -25,7 +25,7 @@ use rmcp::model::{
 use rmcp::service::{
     ClientLifecycleMode, NotificationContext, RunningService, serve_client_with_lifecycle,
 };
-use rmcp::{ClientHandler, Peer, RoleClient};
+use rmcp::{ClientHandler, Peer, RoleClient, ServiceError};
 use serde_json::{Map, Value};
 
 use rmcp::transport::StreamableHttpClientTransport;
@@ -82,6 +82,14 @@ pub enum UpstreamError {
         name: String,
         /// The limit.
         limit_ms: u64,
+    },
+    /// The server answered that it will not.
+    #[error("upstream {name}: it refused: {reason}")]
+    Refused {
+        /// The server's name.
+        name: String,
+        /// What it said.
+        reason: String,
     },
     /// The server wants input from a person; this gateway grants none.
     #[error("upstream {name}: expected a result, got a question")]
@@ -244,6 +252,10 @@ impl Running {
                 Err(UpstreamError::WantsInput { name: config.name.clone() })
             }
             Ok(_) => Err(protocol(config, "an answer to something else")),
+            Err(error @ ServiceError::McpError(_)) => {
+                let name = config.name.clone();
+                Err(UpstreamError::Refused { name, reason: error.to_string() })
+            }
             Err(error) => Err(protocol(config, error)),
         }
     }

@@ -204,7 +204,9 @@ impl House {
                 "mark",
                 "shift",
                 "spawn",
-                "probe"
+                "probe",
+                "flaky",
+                "typed"
             ]
             .map(|name| format!(
                 "[[upstream.tool]]\nname = \"{name}\"\nrisk = \"low\"\nidempotent = true\n"
