@@ -100,7 +100,8 @@ impl House {
         house
     }
 
-    async fn grant(&self, key: &SigningKey, tools: &[&str]) {
+    /// Adds a grant for `tools`, which the first sandbox that uses it keeps.
+    pub async fn grant(&self, key: &SigningKey, tools: &[&str]) {
         let clauses: String =
             tools.iter().map(|tool| format!("[[tool]]\nname = \"{tool}\"\n")).collect();
         let text = format!(

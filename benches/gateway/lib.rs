@@ -1,0 +1,1 @@
+//! Nothing: the package has a bench and the programs that it starts.
