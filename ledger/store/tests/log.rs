@@ -125,10 +125,12 @@ fn a_log_shorter_or_other_than_its_head_does_not_open() {
     drop(fill(directory.path(), 0, 10));
     let segment = directory.path().join("wal/00000000000000000000.wal");
     let whole = fs::read(&segment).unwrap();
-    // All of the last batch is gone, as if it had been torn: the head knows better.
+    // The end is gone, as if it had been torn: the head knows better. How many batches the leaves
+    // came in depends on the clock: the cut falls between two, or into one that was whole.
     fs::write(&segment, &whole[..whole.len() - 200]).unwrap();
     let error = open(directory.path()).err().unwrap().to_string();
-    assert!(error.contains("at least the 10 leaves"), "{error}");
+    let named = ["at least the 10 leaves", "a damaged record that was on disk once"];
+    assert!(named.iter().any(|words| error.contains(words)), "{error}");
     fs::write(&segment, &whole).unwrap();
     let checkpoint = directory.path().join("checkpoint");
     let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
