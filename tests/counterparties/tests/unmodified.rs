@@ -69,19 +69,20 @@ struct Server {
 /// Every one of them is confined; only `web` keeps the host's network, because
 /// to fetch is to use it.
 fn servers(installed: &Installed, folder: &Path, page: SocketAddr) -> Vec<Server> {
+    let mut servers = of_python(installed, folder, page);
+    servers.extend(of_node(installed, folder));
+    servers
+}
+
+fn of_python(installed: &Installed, folder: &Path, page: SocketAddr) -> Vec<Server> {
     let python = |module: &str, more: &[String]| {
         let start = [installed.python().display().to_string(), "-m".to_owned(), module.to_owned()];
         [&start[..], more].concat()
     };
-    let node = |entry: &str, more: &[String]| {
-        let start = [installed.node().display().to_string(), installed.package(entry)];
-        [&start[..], more].concat()
-    };
     let repository = folder.join("repository").display().to_string();
-    let files = folder.join("files").display().to_string();
-    let memory = folder.join("memory").display().to_string();
     let interpreter = installed.interpreter();
-    let modules = installed.folder.join("node_modules").display().to_string();
+    // The page is on this host, which the server fetches from only when told so.
+    let anywhere = ["--ignore-robots-txt".to_owned(), "--allow-private-ips".to_owned()];
     vec![
         Server {
             name: "time",
@@ -101,7 +102,7 @@ fn servers(installed: &Installed, folder: &Path, page: SocketAddr) -> Vec<Server
         },
         Server {
             name: "fetch",
-            command: python("mcp_server_fetch", &["--ignore-robots-txt".into()]),
+            command: python("mcp_server_fetch", &anywhere),
             confine: format!("read = {interpreter:?}"),
             tools: &["fetch"],
             // Without a network it can only say so.
@@ -110,12 +111,24 @@ fn servers(installed: &Installed, folder: &Path, page: SocketAddr) -> Vec<Server
         },
         Server {
             name: "web",
-            command: python("mcp_server_fetch", &["--ignore-robots-txt".into()]),
+            command: python("mcp_server_fetch", &anywhere),
             confine: format!("read = {interpreter:?}, network = true"),
             tools: &["fetch"],
             call: ("fetch", json!({"url": format!("http://{page}/")})),
             answer: PAGE,
         },
+    ]
+}
+
+fn of_node(installed: &Installed, folder: &Path) -> Vec<Server> {
+    let node = |entry: &str, more: &[String]| {
+        let start = [installed.node().display().to_string(), installed.package(entry)];
+        [&start[..], more].concat()
+    };
+    let files = folder.join("files").display().to_string();
+    let memory = folder.join("memory").display().to_string();
+    let modules = installed.folder.join("node_modules").display().to_string();
+    vec![
         Server {
             name: "everything",
             command: node("server-everything/dist/index.js", &["stdio".into()]),
