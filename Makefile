@@ -18,7 +18,7 @@ help:
 demo: setup build
 	@$(TARGET)/release/casemate demo
 
-test: setup-test lint deny unit backends instructions e2e lab
+test: setup-test lint deny unit backends instructions counterparties e2e lab
 	@echo "make test: everything passed"
 
 setup:
