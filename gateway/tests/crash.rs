@@ -24,8 +24,13 @@ async fn child_with_a_running_call() {
     port.call("fx.mark", json!({ "path": marks })).await.unwrap();
     port.start("fx.slow", json!({"ms": 60_000}), &|_| ()).await;
     loop {
+        // A call counts as running before its decision is durable; one that the log shows is.
         let Reply::Status(status) = scene.admin(Ask::Status).await else { panic!() };
-        if status.running == 1 {
+        let Reply::Log(entries) = scene.admin(Ask::Log { from: 0, count: 100 }).await else {
+            panic!()
+        };
+        let allowed = entries.iter().filter(|entry| entry.text.starts_with("allow")).count();
+        if status.running == 1 && allowed == 2 {
             println!("running");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
