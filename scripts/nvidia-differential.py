@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Runs NVIDIA's nv-local-gpu-verifier offline over a directory of GPU evidence
-and prints where its verdict is not the expected one (docs/nvidia-differential.md).
+and prints where its verdict is not the expected one, then its time beside ours
+(docs/nvidia-differential.md).
 
 usage: nvidia-differential.py VECTORS/nvgpu
 
 Needs PyPI nv-local-gpu-verifier 2.7.3. Only the network and the hardware are
 replaced: OCSP says good, evidence comes from files, the clock is the case's.
 """
-import datetime, json, logging, os, subprocess, sys, time, types
+import datetime, json, logging, os, re, subprocess, sys, time, types
 from pathlib import Path
 
 
@@ -111,7 +112,21 @@ def main() -> None:
         else:
             verdict = "accepts" if result["accepted"] else "refuses"
             print(f"DIFFERS {case['id']}: {verdict}; expected {case['expect']['errors']}; {result['why']}")
-    print(f"{same} of {len(times)} agree; median {sorted(times)[len(times) // 2]} ms of processor time")
+    theirs = sorted(times)[len(times) // 2]
+    print(f"{same} of {len(times)} agree; median {theirs} ms of processor time")
+    ours(theirs)
+
+
+def ours(theirs: float) -> None:
+    """The same on our side, in the same run: one GPU with two manifests, and a whole machine."""
+    bench = ["cargo", "bench", "--locked", "--quiet", "-p", "casemate-model", "--bench", "gpu"]
+    said = subprocess.run(bench, capture_output=True, text=True, check=True).stdout
+    for line in said.splitlines():
+        found = re.match(r"(.*?)\s+([0-9.]+) ms", line)
+        devices = 12 if found and found[1].startswith("8 GPUs") else 1
+        if found and "GPU" in found[1]:
+            share = float(found[2]) / devices
+            print(f"{line}; a device {share:.2f} ms, {theirs / share:.0f} times as fast")
 
 
 main()
