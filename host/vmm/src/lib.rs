@@ -54,7 +54,7 @@ pub use spec::{
     VsockSpec,
 };
 pub use status::{Built, PciFunction, VmStatus};
-pub use vfio::VfioRefusal;
+pub use vfio::{VfioRefusal, handover};
 #[cfg(fuzzing)]
 pub use virtio::fuzzing;
 pub use virtio::queue;

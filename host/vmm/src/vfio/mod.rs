@@ -7,6 +7,7 @@
 
 mod capability;
 pub(crate) mod dma;
+pub mod handover;
 mod sys;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +56,16 @@ pub enum VfioRefusal {
         neighbour: String,
         /// Its driver.
         driver: String,
+    },
+    /// A file of the kernel's that rules drivers cannot be written.
+    #[error("{address}: {file}: {source}")]
+    Sysfs {
+        /// The device.
+        address: String,
+        /// The file.
+        file: String,
+        /// What the operating system said.
+        source: std::io::Error,
     },
     /// VFIO itself refused.
     #[error("{address}: {step}: {source}")]
