@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use casemate_counterparties::{House, Sandbox, upstream};
@@ -95,7 +96,7 @@ fn of_python(installed: &Installed, folder: &Path, page: SocketAddr) -> Vec<Serv
         Server {
             name: "git",
             command: python("mcp_server_git", &["--repository".into(), repository.clone()]),
-            confine: format!("read = {:?}", [&interpreter[..], &[repository.clone()]].concat()),
+            confine: format!("read = {:?}", [&interpreter[..], from_ref(&repository)].concat()),
             tools: &["git_status", "git_log", "git_branch"],
             call: ("git_status", json!({"repo_path": repository})),
             answer: "branch",
@@ -139,7 +140,7 @@ fn of_node(installed: &Installed, folder: &Path) -> Vec<Server> {
         },
         Server {
             name: "filesystem",
-            command: node("server-filesystem/dist/index.js", std::slice::from_ref(&files)),
+            command: node("server-filesystem/dist/index.js", from_ref(&files)),
             confine: format!("read = [{modules:?}], write = [{files:?}]"),
             tools: &["read_text_file", "write_file", "list_directory"],
             call: ("write_file", json!({"path": format!("{files}/new"), "content": "written"})),
