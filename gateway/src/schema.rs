@@ -45,7 +45,7 @@ type Checked = Result<(), Mismatch>;
 
 impl<'a> Check<'a> {
     fn value(&mut self, schema: &Value, value: &Value, at: &str, depth: u32) -> Checked {
-        self.steps = self.steps.saturating_sub(cost(schema, value));
+        self.steps = self.steps.saturating_sub(cost(schema, value, at));
         if self.steps == 0 || depth > MAX_DEPTH {
             return wrong(at, "a value that is checked in few steps", "one of more");
         }
@@ -120,14 +120,12 @@ impl<'a> Check<'a> {
         let others = others.filter(|_| !schema.contains_key("patternProperties"));
         for (name, member) in members {
             let own = known.and_then(|known| known.get(name));
+            let Some(schema) = own.or(others) else { continue };
             let at = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
-            match own.or(others) {
-                Some(Value::Bool(false)) if own.is_none() => {
-                    return wrong(&at, "no such member", "one");
-                }
-                Some(schema) => self.value(schema, member, &at, depth + 1)?,
-                None => {}
+            if own.is_none() && *schema == Value::Bool(false) {
+                return wrong(&at, "no such member", "one");
             }
+            self.value(schema, member, &at, depth + 1)?;
         }
         Ok(())
     }
@@ -159,12 +157,15 @@ impl<'a> Check<'a> {
 }
 
 /// One step for the subschema and one for each value and name that it lists,
-/// and for each KiB of a text.
-fn cost(schema: &Value, value: &Value) -> u32 {
+/// for each KiB of a text and of the place's own name, and for each 64 members,
+/// which are looked up even where nothing is said of them.
+fn cost(schema: &Value, value: &Value, at: &str) -> u32 {
     let lists = ["enum", "required", "type"].map(|name| schema.get(name)?.as_array().map(Vec::len));
     let listed: usize = lists.into_iter().flatten().sum();
     let text = value.as_str().map_or(0, |text| text.len() / 1024);
-    u32::try_from(listed.saturating_add(text).saturating_add(1)).unwrap_or(u32::MAX)
+    let members = value.as_object().map_or(0, |members| members.len() / 64);
+    let sum = [listed, text, members, at.len() / 1024].into_iter().fold(1, usize::saturating_add);
+    u32::try_from(sum).unwrap_or(u32::MAX)
 }
 
 fn typed(schema: &Map<String, Value>, value: &Value, at: &str) -> Checked {
@@ -374,5 +375,16 @@ mod tests {
         let schema = json!({"items": {"type": "integer"}});
         assert_eq!(check(&schema, &list(10_000)), Ok(()));
         assert!(check(&schema, &list(30_000)).is_err());
+        // Nor are many members or a long name, but for a schema that looks at them often.
+        let many: Map<String, Value> = (0..100_000).map(|n| (n.to_string(), json!(1))).collect();
+        let long = Map::from_iter([("x".repeat(1 << 20), json!(1))]);
+        let copied = json!({"additionalProperties": {}, "allOf": [false]});
+        let looked_up = json!({"properties": {"none": false}, "allOf": [false]});
+        for (value, way) in [(long, copied), (many, looked_up)] {
+            let value = Value::Object(value);
+            assert_eq!(check(&json!({"type": "object"}), &value), Ok(()));
+            let mismatch = check(&json!({"anyOf": vec![&way; 20_000]}), &value).unwrap_err();
+            assert!(mismatch.expected.contains("few steps"), "{mismatch}");
+        }
     }
 }
