@@ -57,11 +57,8 @@ impl Wal {
         for (at, (first, path)) in segments.iter().enumerate() {
             let is_last = at + 1 == segments.len();
             if *first != next {
-                return Err(StoreError::corrupt(
-                    path,
-                    format!("a segment that starts at leaf {next}"),
-                    format!("one that starts at {first}"),
-                ));
+                let before = end.as_ref().map(|(path, _): &(PathBuf, u64)| path.as_path());
+                return Err(gap(path, before, *first, next));
             }
             let length = read_segment(path, (is_last, covered), &mut next, &mut each)?;
             end = Some((path.clone(), length));
@@ -202,6 +199,24 @@ fn read_segment(
             .map_err(|error| StoreError::io("settling", path, error))?;
     }
     Ok(good)
+}
+
+/// The segment `path` starts at `first` where leaf `next` should follow. Leaves
+/// that are missing were the end of the segment `before`, or one that is gone:
+/// the files look the same, so the last sound one is named.
+fn gap(path: &Path, before: Option<&Path>, first: u64, next: u64) -> StoreError {
+    match before {
+        Some(before) if first > next => StoreError::corrupt(
+            before,
+            format!("leaf {next} at its end, or a segment that starts there"),
+            format!("a next segment that starts at leaf {first}"),
+        ),
+        _ => StoreError::corrupt(
+            path,
+            format!("a segment that starts at leaf {next}"),
+            format!("one that starts at {first}"),
+        ),
+    }
 }
 
 /// Writes the records `again`, which end at `good`, where they are read already,
@@ -388,7 +403,17 @@ mod tests {
         let files = segments(directory.path()).unwrap();
         assert!(files.len() > 5);
         assert_eq!(leaves(directory.path()).unwrap().0.len(), 20);
+        let named = || match leaves(directory.path()).err() {
+            Some(StoreError::Corrupt { path, .. }) => path,
+            other => panic!("{other:?}"),
+        };
+        // Cut between two records, a segment can be told from the next one alone.
+        let whole = fs::read(&files[2].1).unwrap();
+        fs::write(&files[2].1, &whole[..whole.len() - RECORD_HEADER - 1]).unwrap();
+        assert_eq!(named(), files[2].1);
         fs::remove_file(&files[2].1).unwrap();
-        assert!(matches!(leaves(directory.path()), Err(StoreError::Corrupt { .. })));
+        assert_eq!(named(), files[1].1);
+        fs::remove_file(&files[0].1).unwrap();
+        assert_eq!(named(), files[1].1);
     }
 }
