@@ -24,6 +24,7 @@ use crate::inflight::InFlight;
 use crate::keys::random;
 use crate::service::Gateway;
 use crate::session::Session;
+use crate::spans::Trace;
 use crate::sync::{locked, turned_on};
 
 /// A call that was decided on.
@@ -36,6 +37,7 @@ pub(crate) struct Admitted {
     fingerprint: [u8; 32],
     exact: [u8; 32],
     in_flight: InFlight,
+    trace: Trace,
 }
 
 /// The parameters of `tools/call`.
@@ -67,7 +69,10 @@ pub(crate) fn admit(
     let exact = gateway.fingerprints.of(&[params.tool.as_bytes(), &params.canonical]);
     let call = params.call(&session.caller, &invocation, tool.as_ref(), (fingerprint, exact));
     let case = Case { session, invocation: &invocation, call: &call };
-    let decided = decide_in_order(gateway, case)?;
+    let pinned = tool.as_ref().map(|_| params.tool.as_str());
+    let mut trace =
+        Trace::begin(gateway.spans.as_ref(), gateway.clock, (caller, &invocation), pinned);
+    let decided = decide_in_order(gateway, case).inspect_err(|error| trace.refused(error))?;
     Ok(Admitted {
         gateway: Arc::clone(gateway),
         session: Arc::clone(session),
@@ -77,6 +82,7 @@ pub(crate) fn admit(
         fingerprint,
         exact,
         in_flight,
+        trace,
     })
 }
 
@@ -110,10 +116,12 @@ impl Admitted {
     /// Waits for people if they have to be asked, and for the disk, runs the
     /// tool if it may, and answers.
     pub(crate) async fn finish(mut self) -> Result<Value, RpcError> {
-        let decided = self.decide().await?;
+        let decided = self.decide().await;
+        let decided = decided.inspect_err(|error| self.trace.refused(error))?;
         let Decided { written, verdict, .. } = decided;
         let (index, record) = written.durable().await.map_err(stopped)?;
         step!("call.decision-durable");
+        self.trace.decided(index, verdict.as_ref().err());
         let mut receipt = ReceiptPointer {
             log: self.gateway.config.log_origin.clone(),
             invocation: self.invocation.digest(),
@@ -164,7 +172,7 @@ impl Admitted {
 
     /// Runs an allowed call, writes its outcome, and answers.
     async fn run(
-        self,
+        mut self,
         kept: Result<(), StoreError>,
         permit: &Permit,
         record: &Authentic<Decision>,
@@ -172,6 +180,7 @@ impl Admitted {
     ) -> Result<Value, RpcError> {
         let (gateway, session) = (self.gateway, self.session);
         let bytes_out = self.invocation.arguments.length;
+        let began = gateway.clock.now();
         let ran = match kept {
             Ok(()) => {
                 let tool = gateway.catalogue.tool(&self.params.tool);
@@ -194,6 +203,7 @@ impl Admitted {
         let salt = random();
         let result = result_payload(&ran, salt);
         let outcome = outcome(record, &ran, result.as_ref(), bytes_out);
+        self.trace.worked(began, &outcome);
         let digest = result.as_ref().map(|result| casemate_ledger::digest(&result.bytes));
         let ended = Ended::of(&outcome, digest);
         let task = &session.caller.claims.task;
@@ -214,6 +224,7 @@ impl Admitted {
         let committed = written.record.result.is_some();
         let (index, _) = written.durable().await.map_err(stopped)?;
         step!("call.outcome-durable");
+        self.trace.recorded(index);
         receipt.outcome = Some(index);
         receipt.result_salt = salt.filter(|_| committed).map(|salt| text::base64url(&salt));
         Ok(answer(ran, receipt))

@@ -13,6 +13,7 @@ use casemate_ledger::text;
 use serde::{Deserialize, Serialize};
 
 use crate::decide::LoopLimits;
+use crate::spans::CollectorUrl;
 pub use crate::upstream::config::{Confine, Confinement, RemoteConfig, Tool, Upstream};
 
 /// What `gateway.toml` says.
@@ -59,6 +60,9 @@ pub struct Config {
     /// A C2SP tlog-policy: witnesses with their URLs, and how many must cosign each head.
     #[serde(default)]
     pub witness_policy_file: Option<PathBuf>,
+    /// Where spans of calls go: a collector's URL for OTLP traces, on this host.
+    #[serde(default)]
+    pub traces: Option<CollectorUrl>,
     /// The organisation's rules over all grants.
     #[serde(default)]
     pub rules: Option<RulesConfig>,
@@ -364,6 +368,7 @@ mod tests {
             ("tenant = ", "tenants = ", "tenant"),
             ("[[issuer]]", "[[issuers]]", "issuer"),
             ("lease_ms = 10000", "lease_ms = 1", "lease_ms"),
+            ("lease_ms", "traces = \"http://10.1.1.1:4318/\"\nlease_ms", "traces"),
             ("[[issuer]]", "[loops]\nidentical = [5, 4, 3]\n[[issuer]]", "loops"),
             ("[[issuer]]", "[loops]\nidentical = [5]\n[[issuer]]", "identical"),
         ] {

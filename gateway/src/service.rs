@@ -29,6 +29,7 @@ use crate::journal::{Journal, wait};
 use crate::keys::{Fingerprints, KeyError, SigningKey, private_directory};
 use crate::native::{Breach, Native};
 use crate::secrets::{SecretError, Secrets};
+use crate::spans::Spans;
 use crate::state::{Persons, Place, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
@@ -53,6 +54,7 @@ pub struct Gateway {
     pub(crate) policy: [u8; 32],
     pub(crate) public: Public,
     pub(crate) witnesses: Option<Witnesses>,
+    pub(crate) spans: Option<Arc<Spans>>,
     tls: Arc<ServerConfig>,
 }
 
@@ -104,6 +106,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Spans cannot be sent.
+    #[error("traces: {0}")]
+    Traces(String),
     /// The identity CA's certificate does not read.
     #[error("identity_ca_file: {0}")]
     IdentityCa(#[from] VerifyError),
@@ -202,6 +207,7 @@ impl Gateway {
         let catalogue = Catalogue::open(&config, &secrets, &natives, &pins).await?;
         let policy = policy::digest(&config, &issuers, &catalogue.all(), rules.as_ref())?;
         let witnesses = Witnesses::open(&config, journal.witnessed()?, clock.now().unix().0)?;
+        let spans = config.traces.as_ref().map(Spans::open).transpose().map_err(Error::Traces)?;
         let state = Mutex::new(state);
         let gateway = Arc::new(Self {
             config,
@@ -219,6 +225,7 @@ impl Gateway {
             policy,
             public,
             witnesses,
+            spans,
             tls,
         });
         gateway.recover().await?;
@@ -285,6 +292,9 @@ impl Gateway {
         }
         let ended = async { while tasks.len() > OWN_TASKS && tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(STOP_GRACE, ended).await;
+        if let Some(spans) = self.spans.clone() {
+            let _ = tokio::task::spawn_blocking(move || spans.close()).await;
+        }
         let _ = remove_socket(&self.config.admin_socket);
         Ok(())
     }
