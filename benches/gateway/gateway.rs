@@ -58,7 +58,7 @@ async fn calls(folder: &Path) -> Result<(), Failure> {
     let fixture = example("fixture")?;
     let command = fixture.display().to_string();
     let loops = "[loops]\nidentical = [1000, 1010, 1020]\ncycle = [100, 110, 120]\n";
-    let upstreams = upstream("fx", &[&command], "", &["echo"]) + loops;
+    let upstreams = upstream("fx", &[&command], "", "", &["echo"]) + loops;
     let house = House::start(folder, &upstreams, &["fx.echo"]).await;
     idle_memory(&house).await?;
     let mut relay = Started::relay(&fixture, "http")?;
