@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use casemate_attestation::cose::KeyId;
 use casemate_ledger::{
     Approval, Authentic, BudgetUse, Decision, Event, EventKind, Grant, Hold, Identity, Invocation,
-    Label, Leaf, LeafKind, Outcome, Record, Revocation, RevocationTarget, Verdict, record,
+    Label, Leaf, LeafKind, MAX_GRANTS_ABOVE, Outcome, Record, Revocation, RevocationTarget,
+    Verdict, record,
 };
 use tokio::sync::watch;
 
@@ -19,9 +20,6 @@ use crate::decide::{
 };
 use crate::envelope::Chain;
 use crate::stops::Stops;
-
-/// The most grants above another.
-const MAX_DEPTH: usize = 3;
 
 /// Approvers by name: who they are, and their keys.
 pub(crate) type Persons = BTreeMap<String, (String, [u8; 32])>;
@@ -159,8 +157,8 @@ impl State {
         if held.revoked {
             return Err("grant, parent: expected a live grant, got a revoked one".to_owned());
         }
-        if held.ancestors.len() + 1 > MAX_DEPTH {
-            return Err(format!("grant, parent: expected at most {MAX_DEPTH} grants above"));
+        if held.ancestors.len() + 1 > MAX_GRANTS_ABOVE {
+            return Err(format!("grant, parent: expected at most {MAX_GRANTS_ABOVE} grants above"));
         }
         grant.attenuates(&held.grant).map_err(|error| error.to_string())?;
         Ok([parent.id].into_iter().chain(held.ancestors.iter().copied()).collect())

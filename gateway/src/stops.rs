@@ -8,7 +8,6 @@ use casemate_ledger::{
     text,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::admin::Reply;
 use crate::service::Gateway;
@@ -71,17 +70,10 @@ impl Stops {
             scope: scope.to_string(),
             level: level.name().to_owned(),
             id: text::hex(digest),
-            display: scope.is_wide().then(|| display(scope, digest)),
+            display: scope.is_wide().then(|| scope.lift_display(digest)),
         };
         self.0.iter().map(one).collect()
     }
-}
-
-/// What people sign to lift a stop.
-fn display(scope: &Scope, digest: &[u8; 32]) -> String {
-    let shown = json!({"lift": scope.to_string(), "stop": text::hex(digest)});
-    let bytes = casemate_ledger::json::canonical(&shown).unwrap_or_default();
-    String::from_utf8(bytes).unwrap_or_default()
 }
 
 /// The stops in force.
@@ -165,7 +157,7 @@ fn two_persons(
     approvals: &[String],
     now: u64,
 ) -> Result<Vec<Authentic<Approval>>, String> {
-    let shown = casemate_ledger::digest(display(scope, &digest).as_bytes());
+    let shown = casemate_ledger::digest(scope.lift_display(&digest).as_bytes());
     let mut persons = BTreeMap::new();
     for approval in approvals.iter().take(MAX_APPROVALS) {
         let (person, approval) = word(gateway, approval, (digest, shown), now)?;

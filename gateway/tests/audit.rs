@@ -5,52 +5,18 @@
 
 mod harness;
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-use casemate_gateway::{Command, Reply, SigningKey, Waiting};
-use casemate_ledger::audit::{Auditor, Report};
-use casemate_ledger::cgp::{Message, method};
+use casemate_gateway::{Command, Reply, SigningKey};
 use casemate_ledger::constraint::Rule;
-use casemate_ledger::receipt::TrustFile;
 use casemate_ledger::{
     Approval, Approvals, Clause, Constraint, Decision, Grant, Leaf, LeafKind, Outcome, Record,
-    Stop, Verdict, record, text,
+    Stop, Verdict, record,
 };
-use casemate_ledger_store::{Export, Published};
+use casemate_ledger_store::Export;
+use harness::audited::{Scene, failures, taken};
 use harness::people::approving;
 use harness::scene::Scene as Live;
-use harness::{House, Port, code, grant};
+use harness::{code, grant};
 use serde_json::json;
-
-struct Scene {
-    house: House,
-    trust: TrustFile,
-    leaves: Vec<Vec<u8>>,
-}
-
-impl Scene {
-    fn state(&self) -> PathBuf {
-        self.house.directory.join("state")
-    }
-
-    fn keys(&self) -> PathBuf {
-        self.house.directory.join("state/keys/payloads")
-    }
-
-    fn audit(&self, leaves: &[Vec<u8>]) -> Report {
-        let export = Export::open(&self.state(), Some(&self.keys())).unwrap();
-        let mut auditor = Auditor::new(&self.trust, &export);
-        leaves.iter().for_each(|leaf| auditor.leaf(leaf));
-        auditor.finish()
-    }
-
-    /// The first leaf of this kind that `wanted` takes.
-    fn find(&self, kind: LeafKind, wanted: impl Fn(&Leaf) -> bool) -> usize {
-        let leaves = self.leaves.iter().map(|leaf| Leaf::decode(leaf).unwrap());
-        leaves.enumerate().find(|(_, leaf)| leaf.kind == kind && wanted(leaf)).unwrap().0
-    }
-}
 
 /// Three allowed calls, one over the constraint, one over the budget.
 async fn scene() -> Scene {
@@ -63,32 +29,6 @@ async fn scene() -> Scene {
     }
     drop(port);
     taken(live).await
-}
-
-/// What an auditor is given of a gateway, which ends.
-async fn taken(live: Live) -> Scene {
-    let public = live.gateway.public().clone();
-    let house = live.stop().await;
-    let trust = TrustFile::from_toml(&format!(
-        "log = \"{}\"\ngateway_key = \"{}\"\nidentity_ca = '''\n{}'''\ntrust_anchors = ''\n\
-         [[issuer]]\nname = \"ops\"\nkey = \"{}\"\n{}",
-        public.log_vkey,
-        public.gateway_key,
-        house.authority.pem,
-        text::hex(house.issuer.public()),
-        // An auditor is given the approvers as the gateway is.
-        house.controls.find("[[approver]]").map_or("", |at| &house.controls[at..])
-    ))
-    .unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let log = Published::open(&house.directory.join("state/log"), &trust.log).unwrap();
-    let leaves = (0..log.head().size.div_ceil(256)).flat_map(|at| log.bundle(at).unwrap());
-    Scene { trust, leaves: leaves.collect(), house }
-}
-
-fn failures(report: &Report) -> Vec<&'static str> {
-    let failed = report.counts.iter().filter(|(_, count)| count.fail > 0);
-    failed.map(|(check, _)| *check).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,16 +113,6 @@ fn forged(scene: &Scene, decision: usize) {
 
 type Keys = Vec<(&'static str, SigningKey)>;
 
-/// Makes a call that waits, and leaves it there.
-async fn left_waiting(live: &Live, port: &mut Port, number: u64) -> Waiting {
-    let id = port.start("fx.echo", json!({ "number": number }), &|_| ()).await;
-    let waiting = live.waiting(1).await.remove(0);
-    let params = json!({ "requestId": id });
-    port.wire.send(&Message::notification(method::CANCELLED, params)).await;
-    assert_eq!(code(&port.answer(id).await.unwrap()), "approval_pending");
-    waiting
-}
-
 /// A call that is approved while it waits (0), one that is made again and then
 /// approved (1), one that is approved and then made again (2), a stop that is
 /// lifted, and one more approved call (3).
@@ -192,7 +122,7 @@ async fn asked(live: Live, keys: &Keys) -> Scene {
     let mut port = live.port().await;
     for number in [0, 1] {
         if number == 1 {
-            left_waiting(&live, &mut port, number).await;
+            live.left_waiting(&mut port, json!({ "number": number })).await;
         }
         let id = port.start("fx.echo", json!({ "number": number }), &|_| ()).await;
         port.list().await;
@@ -212,11 +142,9 @@ async fn asked(live: Live, keys: &Keys) -> Scene {
                 approvals: vec![],
             };
             assert!(matches!(live.admin(lift).await, Reply::Done(_)));
-            let wire = live.house.connect(&live.gateway, &port.credential).await;
-            let (sequence, previous) = (port.sequence, port.previous);
-            port = Port::hello(wire, port.credential, sequence, previous).await.unwrap();
+            port = live.again(port).await;
         }
-        let waiting = left_waiting(&live, &mut port, number).await;
+        let waiting = live.left_waiting(&mut port, json!({ "number": number })).await;
         assert!(matches!(live.say(keys, "bob", &waiting, |_| ()).await, Reply::Done(_)));
         let done = port.call("fx.echo", json!({ "number": number })).await.unwrap();
         assert_eq!(code(&done), "none");

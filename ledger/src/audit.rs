@@ -12,18 +12,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_attestation::UnixTime;
 use casemate_attestation::x509::Certificate;
-use serde_json::Value;
 
-use crate::cgp::DenyCode;
+use self::line::Known;
+use self::people::{Held, Said};
 use crate::checkpoint::Checkpoint;
 use crate::merkle::{Frontier, leaf_hash};
 use crate::receipt::{Outcome as Found, TrustFile};
 use crate::record::{self, Authentic};
 use crate::{
-    Approval, Clause, Decision, Event, Grant, GrantRef, Hold, Identity, Invocation, Leaf, LeafKind,
-    Outcome, Record, Revocation, RevocationTarget, Scope, Stop, Verdict, text,
+    Decision, Event, Grant, Identity, Invocation, Leaf, LeafKind, Outcome, Record, Revocation,
+    RevocationTarget, Scope, Stop, Verdict, text,
 };
 
+mod line;
+mod people;
+mod replay;
 mod witness;
 
 /// What lies beside the log.
@@ -77,14 +80,15 @@ pub struct Auditor<'a> {
     trust: &'a TrustFile,
     material: &'a dyn Material,
     report: Report,
-    grants: BTreeMap<[u8; 16], (Authentic<Grant>, u64)>,
+    grants: BTreeMap<[u8; 16], Known>,
     chains: BTreeMap<(String, u64), (u64, [u8; 32])>,
     identities: BTreeMap<[u8; 32], Option<Identity>>,
     open: BTreeMap<[u8; 32], u64>,
     holds: BTreeMap<[u8; 32], Held>,
-    /// Each with its person, where the trust file has the approvers' keys.
-    approvals: BTreeMap<[u8; 32], (Approval, Option<String>)>,
+    approvals: BTreeMap<[u8; 32], Said>,
     ended: BTreeSet<String>,
+    /// The stops in force, each with its record's digest.
+    stops: BTreeMap<Scope, [u8; 32]>,
     tree: Frontier,
     /// The head that witnesses cosigned last, until the walk is there.
     cosigned: Option<Checkpoint>,
@@ -92,30 +96,6 @@ pub struct Auditor<'a> {
     behind: Option<u64>,
     at: u64,
 }
-
-/// A call that waited for people.
-struct Held {
-    invocation: Vec<u8>,
-    about: About,
-    /// The gateway's keyed digest of tool and arguments.
-    call: [u8; 32],
-    /// The commitment to the arguments.
-    arguments: [u8; 32],
-    /// Whether another decision stands in its place.
-    superseded: bool,
-}
-
-/// What people approve, beside the arguments.
-#[derive(PartialEq, Eq)]
-struct About {
-    sandbox: String,
-    tool: String,
-    tool_digest: Option<[u8; 32]>,
-    grant: Option<GrantRef>,
-    policy: [u8; 32],
-}
-
-const NO_APPROVERS: &str = "the trust file has no approvers' keys";
 
 type Checked<T = ()> = Result<T, (Found, String)>;
 
@@ -133,6 +113,7 @@ impl<'a> Auditor<'a> {
             holds: BTreeMap::new(),
             approvals: BTreeMap::new(),
             ended: BTreeSet::new(),
+            stops: BTreeMap::new(),
             tree: Frontier::default(),
             cosigned: None,
             behind: None,
@@ -210,14 +191,14 @@ impl<'a> Auditor<'a> {
             Grant::verify(record, key).map_err(failed)
         });
         if let Some(grant) = self.note("leaf.signature", checked) {
-            self.grants.entry(grant.id).or_insert((grant, 0));
+            self.take(grant);
         }
     }
 
     fn revocation(&mut self, record: &[u8]) {
         let Some(revocation) = self.gateways::<Revocation>(record) else { return };
         self.ended.insert(match &revocation.target {
-            RevocationTarget::Grant(id) => format!("grant {}", text::hex(id)),
+            RevocationTarget::Grant(id) => name_of(id),
             RevocationTarget::Identity(key) => format!("identity {key}"),
             RevocationTarget::Sandbox(uri) => format!("sandbox {uri}"),
         });
@@ -225,30 +206,15 @@ impl<'a> Auditor<'a> {
 
     fn stop(&mut self, record: &[u8]) {
         let Some(stop) = self.gateways::<Stop>(record) else { return };
-        let scope = stop.scope.to_string();
-        match stop.level {
-            Some(_) => drop(self.ended.insert(scope)),
-            None => drop(self.ended.remove(&scope)),
+        if stop.level.is_some() {
+            self.stops.insert(stop.scope.clone(), stop.digest());
+            return;
         }
-    }
-
-    /// An approval that its approver did not sign counts for nothing. Without
-    /// the approvers' keys it is kept, and what rests on it is not checkable.
-    fn approval(&mut self, record: &[u8]) {
-        let read = record::peek::<Approval>(record).map_err(failed);
-        let Some((_, approval)) = self.note("leaf.format", read) else { return };
-        let known = self.trust.approvers.get(&approval.approver);
-        let checked = match known {
-            _ if self.trust.approvers.is_empty() => not_checkable(NO_APPROVERS),
-            None => Err(fail(format!("{} is no approver here", approval.approver))),
-            Some(known) => {
-                Approval::verify(record, &known.key).map_err(failed).map(|_| known.person.clone())
-            }
-        };
-        let unknown = matches!(checked, Err((Found::NotCheckable, _)));
-        let person = self.note("approval.signature", checked);
-        if unknown || person.is_some() {
-            self.approvals.insert(crate::digest(record), (approval, person));
+        let lifted = self.lifted(&stop);
+        let holds_on = matches!(lifted, Err((Found::Fail, _)));
+        self.note("stop.lift", lifted);
+        if !holds_on {
+            self.stops.remove(&stop.scope);
         }
     }
 
@@ -283,6 +249,7 @@ impl<'a> Auditor<'a> {
         self.note("decision.replay", replayed);
         if decision.verdict.is_allow() {
             self.count_call(&call);
+            self.use_up(&decision);
         }
     }
 
@@ -318,201 +285,33 @@ impl<'a> Auditor<'a> {
         }
         let key = (call.sandbox.clone(), call.epoch);
         let (sequence, last) = self.chains.get(&key).copied().unwrap_or_default();
-        let next = if call.sequence == sequence + 1 && call.previous == last {
+        let expected = sequence.saturating_add(1);
+        let next = if call.sequence == expected && call.previous == last {
             Ok(())
-        } else if call.sequence == sequence + 1 {
+        } else if call.sequence == expected {
             Err(fail(format!("call {} continues another history", call.sequence)))
         } else {
-            Err(fail(format!("expected call {}, got {}", sequence + 1, call.sequence)))
+            Err(fail(format!("expected call {expected}, got {}", call.sequence)))
         };
         self.note("chain.order", next);
         self.chains.insert(key, (call.sequence, call.digest()));
     }
 
+    /// Nothing that the call rests on was revoked, and no stop holds its sandbox.
     fn not_ended(&self, call: &Invocation, identity: &Identity) -> Checked {
-        let grant = call.grant.map(|grant| format!("grant {}", text::hex(&grant.id)));
-        let names = [
-            grant.unwrap_or_default(),
-            format!("identity {}", identity.key_id()),
-            format!("sandbox {}", call.sandbox),
-            Scope::Sandbox(call.sandbox.clone()).to_string(),
-            Scope::Task(identity.claims.task.clone()).to_string(),
-            Scope::Tenant(identity.tenant.clone()).to_string(),
-            Scope::All.to_string(),
+        let line = call.grant.map(|grant| self.line_ids(&grant.id)).unwrap_or_default();
+        let own = [format!("identity {}", identity.key_id()), format!("sandbox {}", call.sandbox)];
+        let ended = line.iter().map(name_of).chain(own).find(|name| self.ended.contains(name));
+        let scopes = [
+            Scope::Sandbox(call.sandbox.clone()),
+            Scope::Task(identity.claims.task.clone()),
+            Scope::Tenant(identity.tenant.clone()),
+            Scope::All,
         ];
-        match names.iter().find(|name| self.ended.contains(*name)) {
+        let stopped = scopes.iter().find(|scope| self.stops.contains_key(scope));
+        match ended.or_else(|| stopped.map(ToString::to_string)) {
             Some(name) => Err(fail(format!("allowed after {name} was ended"))),
             None => Ok(()),
-        }
-    }
-
-    /// An allowed call is within its grant, from the grant and the call alone.
-    fn allowed(&self, decision: &Decision, call: &Invocation, caller: &Identity) -> Checked {
-        let (grant, calls) = self.named(call)?;
-        let time = UnixTime(decision.time_ms / 1000);
-        let risk = decision.raised.as_ref().map_or(decision.risk, |raised| raised.effective);
-        let clause = clause_of(decision, grant)?;
-        let facts = [
-            ("the grant's tenant and task", subject(grant, caller)),
-            ("a time within the grant's", grant.is_timely(time)),
-            ("a time before the clause's end", clause.until.is_none_or(|until| time < until)),
-            ("the tool of the clause", clause.tool == call.tool),
-            ("the boundary of grant and clause", bounded(grant, clause, caller)),
-            ("a risk within the ceiling", risk <= grant.risk_ceiling),
-            ("a call within the budget", calls < grant.budgets.calls),
-            ("the count of calls before", counted(decision, calls)),
-        ];
-        if let Some((fact, _)) = facts.iter().find(|(_, holds)| !holds) {
-            return Err(fail(format!("allowed without {fact}")));
-        }
-        let people = self.approved(decision, call, clause);
-        if let Err((Found::Fail, _)) = people {
-            return people;
-        }
-        self.constrained(call, clause)?;
-        people
-    }
-
-    /// The disclosed arguments are within the clause's constraints.
-    fn constrained(&self, call: &Invocation, clause: &Clause) -> Checked {
-        if clause.arguments.is_empty() && clause.thresholds.is_empty() && clause.sums.is_empty() {
-            return Ok(());
-        }
-        let arguments = self.arguments(call)?;
-        match clause.arguments.iter().find(|constraint| !constraint.holds(&arguments)) {
-            Some(constraint) => Err(fail(format!("allowed against {}", constraint.describe()))),
-            None if clause.sums.is_empty() && clause.thresholds.is_empty() => Ok(()),
-            None => not_checkable("amounts and their sums are not added up here"),
-        }
-    }
-
-    /// A denial for a reason that grant and call show must have that reason.
-    fn denied(
-        &self,
-        code: DenyCode,
-        decision: &Decision,
-        call: &Invocation,
-        caller: &Identity,
-    ) -> Checked {
-        let time = UnixTime(decision.time_ms / 1000);
-        let reason = match code {
-            DenyCode::GrantUnknown => self.named(call).is_err(),
-            DenyCode::GrantExpired => self.named(call).is_ok_and(|(g, _)| time >= g.expires),
-            DenyCode::GrantNotYetValid => {
-                self.named(call).is_ok_and(|(grant, _)| time < grant.not_before)
-            }
-            DenyCode::GrantRevoked => self.not_ended(call, caller).is_err(),
-            DenyCode::BudgetExhausted => {
-                let over = |b: &crate::BudgetUse| b.before >= b.limit;
-                let (grant, calls) = self.named(call)?;
-                calls >= grant.budgets.calls || decision.budgets.iter().any(over)
-            }
-            _ => {
-                return not_checkable(format!("{} rests on the gateway's state", code.name()));
-            }
-        };
-        if reason {
-            Ok(())
-        } else {
-            not_checkable(format!("{} is not to be seen in grant and call", code.name()))
-        }
-    }
-
-    fn named(&self, call: &Invocation) -> Checked<(&Grant, u64)> {
-        let named = call.grant.ok_or_else(|| fail("a call that names no grant"))?;
-        let found = self.grants.get(&named.id).filter(|(grant, _)| grant.digest() == named.digest);
-        let (grant, calls) = found.ok_or_else(|| fail("a grant that is not in the log before"))?;
-        Ok((grant, *calls))
-    }
-
-    /// The arguments, if they were kept and not shredded.
-    fn arguments(&self, call: &Invocation) -> Checked<Value> {
-        let bytes = self.material.payload(&call.arguments.digest);
-        let value = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let why = "the arguments are not disclosed".to_owned();
-        value.ok_or((Found::NotCheckable, why))
-    }
-
-    /// Enough different people said yes to this call.
-    fn approved(&self, decision: &Decision, call: &Invocation, clause: &Clause) -> Checked {
-        let (mut people, mut unknown) = (BTreeSet::new(), None);
-        let approvals = decision.approvals.iter().filter_map(|digest| self.approvals.get(digest));
-        for (approval, person) in approvals.filter(|(approval, _)| approval.approve) {
-            match self.held_before(&approval.hold, decision, call) {
-                Ok(true) => {
-                    people.insert(person.as_deref().unwrap_or(&approval.approver));
-                }
-                Ok(false) => {}
-                Err(found) => unknown = Some(found),
-            }
-        }
-        let needed = clause.approvals.count();
-        match unknown {
-            // By their names at least.
-            _ if people.len() >= needed && needed > 0 && self.trust.approvers.is_empty() => {
-                not_checkable(NO_APPROVERS)
-            }
-            _ if people.len() >= needed => Ok(()),
-            Some(found) => Err(found),
-            None => Err(fail("allowed without the people that the clause asks for")),
-        }
-    }
-
-    /// Whether the decision `hold` held this call, or the same one made before:
-    /// by the gateway's digest of it, or else by the arguments themselves.
-    fn held_before(
-        &self,
-        hold: &[u8; 32],
-        decision: &Decision,
-        call: &Invocation,
-    ) -> Checked<bool> {
-        let about = About::of(decision, call);
-        let Some(held) = self.holds.get(hold).filter(|held| held.about == about) else {
-            return Ok(false);
-        };
-        if held.invocation == decision.invocation {
-            return Ok(true);
-        }
-        if let Some(last) = decision.supersedes.and_then(|last| self.holds.get(&last)) {
-            return Ok(last.call == held.call);
-        }
-        let both = [&held.arguments, &call.arguments.digest].map(|one| self.material.payload(one));
-        match both {
-            [Some(before), Some(now)] => Ok(before == now),
-            _ => not_checkable("whether people approved these arguments, which are not disclosed"),
-        }
-    }
-
-    /// An allowed call counts for its grant and for those that it is a part of.
-    fn count_call(&mut self, call: &Invocation) {
-        let mut next = call.grant.map(|grant| grant.id);
-        while let Some((grant, calls)) = next.and_then(|id| self.grants.get_mut(&id)) {
-            *calls += 1;
-            next = grant.parent.map(|parent| parent.id).filter(|id| *id != grant.id);
-        }
-    }
-}
-
-impl Held {
-    fn of(hold: &Hold, decision: &Decision, call: &Invocation) -> Self {
-        Self {
-            invocation: decision.invocation.clone(),
-            about: About::of(decision, call),
-            call: hold.call,
-            arguments: call.arguments.digest,
-            superseded: false,
-        }
-    }
-}
-
-impl About {
-    fn of(decision: &Decision, call: &Invocation) -> Self {
-        Self {
-            sandbox: call.sandbox.clone(),
-            tool: call.tool.clone(),
-            tool_digest: call.tool_digest,
-            grant: call.grant,
-            policy: decision.policy,
         }
     }
 }
@@ -524,26 +323,9 @@ impl Report {
     }
 }
 
-fn subject(grant: &Grant, caller: &Identity) -> bool {
-    grant.tenant == caller.tenant && grant.task == caller.claims.task
-}
-
-fn bounded(grant: &Grant, clause: &Clause, caller: &Identity) -> bool {
-    let properties = &caller.claims.properties;
-    [&grant.require, &clause.require].iter().all(|asked| properties.missing(asked).is_empty())
-}
-
-/// What the decision says of the calls before is what the log shows.
-fn counted(decision: &Decision, calls: u64) -> bool {
-    let budget = decision.budgets.iter().find(|budget| budget.name == "grant.calls");
-    budget.is_none_or(|budget| budget.before == calls && budget.reserved == 1)
-}
-
-/// The clause of the grant that the decision names as its rule.
-fn clause_of<'g>(decision: &Decision, grant: &'g Grant) -> Checked<&'g Clause> {
-    let rule = decision.rules.iter().find_map(|rule| rule.strip_prefix("grant/tools/"));
-    let clause = rule.and_then(|at| at.parse::<usize>().ok()).and_then(|at| grant.tools.get(at));
-    clause.ok_or_else(|| fail("allowed by no clause of its grant"))
+/// A grant, as it is named among what ended.
+fn name_of(grant: &[u8; 16]) -> String {
+    format!("grant {}", text::hex(grant))
 }
 
 fn read_identity(

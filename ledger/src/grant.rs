@@ -68,6 +68,8 @@ impl Budgets {
 
 /// The longest lifetime of a grant: one day.
 pub const MAX_LIFETIME_SECONDS: u64 = 24 * 60 * 60;
+/// The most grants above another, of which it is a part.
+pub const MAX_GRANTS_ABOVE: usize = 3;
 /// The most clauses in a grant.
 pub const MAX_CLAUSES: usize = 128;
 const MAX_NAME_BYTES: usize = 256;

@@ -53,7 +53,7 @@ pub use constraint::Constraint;
 pub use decimal::{Decimal, DecimalError};
 pub use decision::{BoundaryCheck, BudgetUse, Decision, Hold, RaisedRisk, Verdict};
 pub use event::{Event, EventKind};
-pub use grant::{Budgets, Grant, MAX_CLAUSES, MAX_LIFETIME_SECONDS};
+pub use grant::{Budgets, Grant, MAX_CLAUSES, MAX_GRANTS_ABOVE, MAX_LIFETIME_SECONDS};
 pub use identity::{Identity, IdentityError};
 pub use invocation::{
     BoundaryStatement, GrantRef, Invocation, Lease, MAX_SANDBOX_BYTES, MAX_TOOL_BYTES, TimeSource,

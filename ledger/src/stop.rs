@@ -8,7 +8,7 @@ use ciborium::Value;
 
 use crate::invocation::MAX_SANDBOX_BYTES;
 use crate::record::Record;
-use crate::values;
+use crate::{text, values};
 
 /// Who is stopped from this record on, or is no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,14 @@ impl Scope {
     /// Whether lifting a stop of this scope takes two persons.
     pub fn is_wide(&self) -> bool {
         matches!(self, Self::Tenant(_) | Self::All)
+    }
+
+    /// What people see and sign to lift the stop of this scope whose record
+    /// has the digest `stop`.
+    pub fn lift_display(&self, stop: &[u8; 32]) -> String {
+        let shown = serde_json::json!({"lift": self.to_string(), "stop": text::hex(stop)});
+        let bytes = crate::json::canonical(&shown).unwrap_or_default();
+        String::from_utf8(bytes).unwrap_or_default()
     }
 }
 

@@ -11,6 +11,7 @@
 )]
 #![allow(unreachable_pub, reason = "a module of each test file")]
 
+pub mod audited;
 pub mod people;
 pub mod scene;
 

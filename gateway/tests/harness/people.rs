@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use casemate_gateway::{Command, Reply, SigningKey, Waiting};
+use casemate_ledger::cgp::{Message, method};
 use casemate_ledger::{Approval, Record, text};
+use serde_json::{Value, json};
 
 use super::scene::Scene;
-use super::{House, now};
+use super::{House, Port, code, now};
 
 /// A house in which alice, bob and carol may approve; bob has two keys.
 pub fn approving() -> (House, Vec<(&'static str, SigningKey)>) {
@@ -36,6 +38,23 @@ impl Scene {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Makes a call that waits, and leaves it there.
+    pub async fn left_waiting(&self, port: &mut Port, arguments: Value) -> Waiting {
+        let id = port.start("fx.echo", arguments, &|_| ()).await;
+        let waiting = self.waiting(1).await.remove(0);
+        let params = json!({ "requestId": id });
+        port.wire.send(&Message::notification(method::CANCELLED, params)).await;
+        assert_eq!(code(&port.answer(id).await.unwrap()), "approval_pending");
+        waiting
+    }
+
+    /// Connects a port again whose connection ended.
+    pub async fn again(&self, port: Port) -> Port {
+        let wire = self.house.connect(&self.gateway, &port.credential).await;
+        let (sequence, previous) = (port.sequence, port.previous);
+        Port::hello(wire, port.credential, sequence, previous).await.unwrap()
     }
 
     /// Has one of `keys` answer, after `change` of what is signed.
