@@ -2,6 +2,7 @@
 #
 #   make demo    runs the main job, start to end, on this machine
 #   make test    formats, lints, tests, and boots microVMs
+#   make bench   the hot paths beside their peers
 #   make lab     our monitor on nested KVM: devices, limits, hostile guests, the demo
 #
 # Both install what is missing first (scripts/setup says what and why), work
@@ -10,7 +11,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 MUSL   := x86_64-unknown-linux-musl
 
-.PHONY: help demo test setup setup-test build lint deny unit backends instructions counterparties e2e lab clean
+.PHONY: help demo test setup setup-test build lint deny unit backends instructions counterparties e2e lab bench bench-gateway clean
 
 help:
 	@sed -n 's/^#  *make/  make/p' $(MAKEFILE_LIST)
@@ -82,6 +83,19 @@ e2e: build
 lab: build
 	@echo "== lab: our monitor on nested KVM, and the product on it"
 	@cargo run --locked --quiet -p xtask -- lab
+
+# Beside the peers, in one run each: read the ratios. Not in `make test`: a busy
+# machine would fail it for nothing.
+bench: bench-gateway
+	@scripts/setup bench
+	@echo "== benchmark: SNP beside the crate sev with its two back ends; TDX beside dcap-qvl"
+	@cd benches/snp && cargo run --locked --release --quiet
+	@cd benches/snp && cargo run --locked --release --quiet --no-default-features --features sev-openssl
+	@cd benches/tdx && cargo run --locked --release --quiet
+
+bench-gateway:
+	@echo "== benchmark: a tool call direct, through a bare relay, through port and gateway"
+	@cd benches/gateway && cargo build --locked --release --quiet --examples && cargo bench --locked --quiet
 
 clean:
 	@rm -rf target .casemate
