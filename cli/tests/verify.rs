@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use base64::Engine as _;
 use casemate_attestation::azure::PCRS;
 use casemate_attestation::bundle::Verdict;
 use casemate_attestation::tdx::BodyKind;
@@ -125,6 +126,43 @@ fn the_json_of_trustee_is_read_from_standard_input() {
     assert_eq!((output.status.code(), &said["code"]), (Some(1), &json!("hcl-quote")), "{said}");
 }
 
+#[test]
+fn a_folder_may_hold_the_collateral_of_every_family() {
+    let tdx = TdxModel::generate(TdxConfig::new(START)).unwrap();
+    let quote = tdx.quote(&QuoteSpec::new(BodyKind::Td15, USER_DATA)).unwrap();
+    let psp = PspModel::generate(PspConfig::milan(START)).unwrap();
+    let own = CollateralSpec::new(&tdx, START);
+    let collateral = tdx.collateral(&own).unwrap();
+    let pck_crl = collateral.pck_crls.first().unwrap();
+    // The machine's family is neither the first nor the last in the folder, and
+    // the last PEM file is no signing chain.
+    let mut files = vec![
+        ("00.quote".to_owned(), quote),
+        ("10.qe.json".to_owned(), collateral.qe_identity.clone()),
+        ("20.chain.pem".to_owned(), collateral.tcb_signing_chain.clone()),
+        ("30.root.crl".to_owned(), collateral.root_crl.clone()),
+        ("40.pck.crl".to_owned(), pck_crl.clone()),
+        ("90.vek.pem".to_owned(), pem(psp.vek_der())),
+        ("91.pck.pem".to_owned(), tdx.pck_chain()),
+    ];
+    for (at, family) in [0, own.fmspc[1], 2, 3].into_iter().enumerate() {
+        let mut spec = own.clone();
+        spec.fmspc[1] = family;
+        let info = tdx.collateral(&spec).unwrap().tcb_info;
+        files.push((format!("5{at}.tcb_info.json"), info));
+    }
+    let files: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    let machine = Machine::new(&files, &format!("vendor = []\n{}", tdx.anchor_toml("model")));
+    let flags = ["--report-data", &hex::encode(USER_DATA)];
+    let (code, json) = machine.json(&[&machine.path("")], &flags);
+    assert_eq!((code, outcome(&json, "tdx.tcb-status")), (2, "pass"), "{json}");
+    assert_eq!(outcome(&json, "tdx.report-data"), "pass", "{json}");
+    // Without its own family's, what is there is of others.
+    std::fs::remove_file(machine.path("51.tcb_info.json")).unwrap();
+    let (code, json) = machine.json(&[&machine.path("")], &flags);
+    assert_eq!((code, &json["code"]), (1, &json!("fmspc")), "{json}");
+}
+
 impl Machine {
     fn new(files: &[(&str, &[u8])], anchor: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -170,6 +208,11 @@ impl Machine {
         drop(stdin);
         child.wait_with_output().unwrap()
     }
+}
+
+fn pem(der: &[u8]) -> Vec<u8> {
+    let base64 = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n").into_bytes()
 }
 
 fn outcome<'a>(said: &'a Value, rule: &str) -> &'a str {

@@ -341,6 +341,51 @@ fn an_envelope_with_quote_and_log_is_a_model_and_never_affirms_hardware() {
     assert_eq!(check(&items[..1]).unwrap_err().reason, Reason::CollateralMissing);
 }
 
+#[test]
+fn of_several_sets_the_newest_that_fits_judges() {
+    let quote = MODEL.quote(&spec(BodyKind::Td10)).unwrap();
+    let set = |change: fn(&mut CollateralSpec)| {
+        let mut spec = collateral_spec();
+        change(&mut spec);
+        let bytes = MODEL.collateral(&spec).unwrap().encode();
+        (EndorsementKind::TdxCollateral, bytes)
+    };
+    let good = || set(|_| ());
+    let stale = || set(|spec| spec.next_update = at("2026-06-02T00:00:00Z"));
+    let other = || set(|spec| spec.fmspc[0] ^= 1);
+    let newer = || {
+        set(|spec| {
+            spec.evaluation_number += 1;
+            spec.platform[0].status = TcbStatus::SwHardeningNeeded;
+        })
+    };
+    let revoked = || set(|spec| spec.revoke_pck = true);
+    let broken = || (EndorsementKind::TdxCollateral, b"no bundle".to_vec());
+    let judged = |items: Vec<_>| {
+        let anchors = TrustAnchors { intel: vec![anchor(&MODEL)], ..TrustAnchors::default() };
+        let item = EvidenceItem {
+            kind: EvidenceKind::TdxQuote,
+            evidence: quote.clone(),
+            endorsements: vec![],
+        };
+        verify(&Evidence { items: vec![item] }, &anchors, &Endorsements { items }, now())
+            .map(|claims| claims.tdx().unwrap().tcb.status)
+            .map_err(|error| error.reason)
+    };
+    for first in [stale(), other(), broken()] {
+        assert_eq!(judged(vec![first, good()]), Ok(TcbStatus::UpToDate));
+    }
+    for both in [vec![good(), newer()], vec![newer(), good()]] {
+        assert_eq!(judged(both), Ok(TcbStatus::SwHardeningNeeded));
+    }
+    assert_eq!(judged(vec![other(), stale()]), Err(Reason::CollateralStale));
+    assert_eq!(judged(vec![stale(), other()]), Err(Reason::CollateralStale));
+    assert_eq!(judged(vec![other(), broken()]), Err(Reason::CollateralMalformed));
+    for both in [vec![good(), revoked()], vec![revoked(), good()]] {
+        assert_eq!(judged(both), Err(Reason::Revoked));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -46,26 +46,72 @@ impl Memory {
 }
 
 /// Verifies a quote against what the caller supplied, else against what the
-/// attester sent. Collateral for another platform family is passed over.
+/// attester sent. Of several sets that fit, the newest judges.
 pub(crate) fn verify_item(
     item: &EvidenceItem,
     anchors: &TrustAnchors,
     endorsements: &Endorsements,
     now: UnixTime,
 ) -> Result<Verified<TdxClaims>, VerifyError> {
-    let mut last = missing();
-    for (_, bundle) in endorsements
-        .items
-        .iter()
-        .chain(&item.endorsements)
-        .filter(|(kind, _)| *kind == EndorsementKind::TdxCollateral)
-    {
-        match prepare(bundle, anchors)?.verify(&item.evidence, now) {
-            Err(error) if matches!(error.reason, Reason::Fmspc | Reason::PceId) => last = error,
-            outcome => return outcome,
+    let mut unfit = None;
+    for source in [&endorsements.items, &item.endorsements] {
+        if let Some(claims) = judge(&item.evidence, source, anchors, now, &mut unfit)? {
+            return Ok(claims);
         }
     }
-    Err(last)
+    Err(unfit.unwrap_or_else(missing))
+}
+
+/// What the newest set in `source` says of `quote`, if one is of use. Why the
+/// others are not goes to `unfit`; a set that refuses the quote is an error.
+fn judge(
+    quote: &[u8],
+    source: &[(EndorsementKind, Vec<u8>)],
+    anchors: &TrustAnchors,
+    now: UnixTime,
+    unfit: &mut Option<VerifyError>,
+) -> Result<Option<Verified<TdxClaims>>, VerifyError> {
+    let mut best: Option<Verified<TdxClaims>> = None;
+    for (_, bundle) in source.iter().filter(|(kind, _)| *kind == EndorsementKind::TdxCollateral) {
+        let set = match prepare(bundle, anchors) {
+            Ok(set) => set,
+            Err(error) => {
+                note(unfit, error)?;
+                continue;
+            }
+        };
+        match set.verify(quote, now) {
+            Ok(claims) if best.as_ref().is_none_or(|known| age(known) < age(&claims)) => {
+                best = Some(claims);
+            }
+            Ok(_) => {}
+            Err(error) if is_of_another(&error) => note(unfit, error)?,
+            Err(error) if error.reason == Reason::CollateralStale => note(unfit, error)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(best)
+}
+
+/// Of two sets for one platform, which is newer.
+fn age(claims: &TdxClaims) -> (u32, UnixTime) {
+    (claims.collateral.tcb_evaluation_data_number, claims.collateral.issued)
+}
+
+fn is_of_another(error: &VerifyError) -> bool {
+    matches!(error.reason, Reason::Fmspc | Reason::PceId)
+}
+
+/// Keeps why a set is of no use, the reason that says more: that a set is of
+/// another platform says little. A revocation is never passed over.
+fn note(unfit: &mut Option<VerifyError>, error: VerifyError) -> Result<(), VerifyError> {
+    if error.reason == Reason::Revoked {
+        return Err(error);
+    }
+    if unfit.as_ref().is_none_or(|known| is_of_another(known) && !is_of_another(&error)) {
+        *unfit = Some(error);
+    }
+    Ok(())
 }
 
 /// Prepares `bundle` under that anchor whose key it is by.

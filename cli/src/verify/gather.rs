@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use casemate_attestation::azure::{self, TpmQuote};
-use casemate_attestation::tdx::Collateral;
 use casemate_attestation::x509::Crl;
 use casemate_attestation::{
-    Bundle, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind,
+    Bundle, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, UnixTime,
 };
 
+use super::collateral::Parts;
 use super::devices;
 
 /// One machine's evidence and what supports it.
@@ -24,7 +24,7 @@ pub(crate) struct Gathered {
     pub(crate) bundle: Option<Bundle>,
     /// Files of a directory that were passed over, and why.
     pub(crate) notes: Vec<String>,
-    collateral: Collateral,
+    collateral: Parts,
 }
 
 /// More than one file of these kinds ever needs.
@@ -35,8 +35,8 @@ const MAX_DEPTH: usize = 2;
 const REPORT_BYTES: usize = 1184;
 
 impl Gathered {
-    /// Reads everything under `paths`.
-    pub(crate) fn from_paths(paths: &[PathBuf]) -> anyhow::Result<Self> {
+    /// Reads everything under `paths`, to be judged at `now`.
+    pub(crate) fn from_paths(paths: &[PathBuf], now: UnixTime) -> anyhow::Result<Self> {
         let mut gathered = Self::default();
         for path in paths {
             if path == Path::new("-") {
@@ -48,7 +48,7 @@ impl Gathered {
                 gathered.must_take(&path.display().to_string(), read(path)?)?;
             }
         }
-        gathered.finish()
+        gathered.finish(now)
     }
 
     fn take_folder(&mut self, folder: &Path, depth: usize) -> anyhow::Result<()> {
@@ -103,28 +103,12 @@ impl Gathered {
         } else if let Some(kind) = endorsement_kind(&bytes) {
             self.endorsements.items.push((kind, bytes));
         } else {
-            return Ok(self.take_collateral(bytes));
+            return Ok(self.collateral.take(bytes));
         }
         Ok(true)
     }
 
-    /// Intel's collateral comes in parts; which part, its own keys say.
-    fn take_collateral(&mut self, bytes: Vec<u8>) -> bool {
-        let has = |key: &str| bytes.windows(key.len()).any(|window| window == key.as_bytes());
-        if !bytes.starts_with(b"{") {
-            return false;
-        }
-        if has("\"tcbInfo\"") {
-            self.collateral.tcb_info = bytes;
-        } else if has("\"enclaveIdentity\"") {
-            self.collateral.qe_identity = bytes;
-        } else {
-            return false;
-        }
-        true
-    }
-
-    fn finish(mut self) -> anyhow::Result<Self> {
+    fn finish(mut self, now: UnixTime) -> anyhow::Result<Self> {
         if self.bundle.is_some() && !self.evidence.items.is_empty() {
             bail!("expected a bundle or evidence, got both: verify them one by one");
         }
@@ -134,26 +118,10 @@ impl Gathered {
         devices::pair(&mut self.evidence.items, &mut self.endorsements.items);
         // The CPU's evidence leads, its event log follows.
         self.evidence.items.sort_by_key(|item| item.kind);
-        if !self.collateral.tcb_info.is_empty() {
-            self.finish_collateral();
-        }
+        let collateral = std::mem::take(&mut self.collateral);
+        let bundles = collateral.bundles(&self.endorsements.items, now)?;
+        self.endorsements.items.extend(bundles);
         Ok(self)
-    }
-
-    /// Chains and CRLs that came beside TDX collateral belong to it.
-    fn finish_collateral(&mut self) {
-        let mut collateral = std::mem::take(&mut self.collateral);
-        for (kind, bytes) in &self.endorsements.items {
-            match kind {
-                EndorsementKind::CertificateChain => {
-                    collateral.tcb_signing_chain.clone_from(bytes);
-                }
-                EndorsementKind::Crl if is_root_crl(bytes) => collateral.root_crl.clone_from(bytes),
-                EndorsementKind::Crl => collateral.pck_crls.push(bytes.clone()),
-                _ => {}
-            }
-        }
-        self.endorsements.items.push((EndorsementKind::TdxCollateral, collateral.encode()));
     }
 }
 
@@ -201,12 +169,6 @@ fn endorsement_kind(bytes: &[u8]) -> Option<EndorsementKind> {
     manifest.then_some(EndorsementKind::Rim)
 }
 
-/// Intel's root signs its CRL itself, under its own name.
-fn is_root_crl(bytes: &[u8]) -> bool {
-    let name = b"Intel SGX Root CA";
-    bytes.windows(name.len()).any(|window| window == name)
-}
-
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let name = path.display().to_string();
     let file = std::fs::File::open(path).with_context(|| format!("cannot read {name}"))?;
@@ -245,6 +207,6 @@ mod tests {
 
     #[test]
     fn endorsements_alone_are_no_evidence() {
-        assert!(Gathered::default().finish().is_err());
+        assert!(Gathered::default().finish(UnixTime(0)).is_err());
     }
 }

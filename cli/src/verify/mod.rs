@@ -3,6 +3,7 @@
 //! Files, directories and standard input; kinds are told apart by content. All
 //! that is given is one machine's: its evidence, and endorsements for it.
 
+mod collateral;
 mod devices;
 mod gather;
 mod print;
@@ -53,7 +54,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
         Some(path) => TrustAnchors::from_toml(&read(path)?)?,
         None => TrustAnchors::vendor(),
     };
-    let gathered = Gathered::from_paths(&arguments.paths)?;
+    let now = UnixTime(arguments.at.map_or_else(clock, Ok)?);
+    let gathered = Gathered::from_paths(&arguments.paths, now)?;
     for note in &gathered.notes {
         eprintln!("casemate: {note}");
     }
@@ -64,7 +66,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
             Err(error) => Ok(print::refusal("bundle", &error.to_string(), arguments.json)),
         };
     }
-    let now = UnixTime(arguments.at.map_or_else(clock, Ok)?);
     let claims = match verify(&gathered.evidence, &anchors, &gathered.endorsements, now) {
         Ok(claims) => claims,
         Err(error) => {
