@@ -374,8 +374,9 @@ fn record(
     }
 }
 
-/// The error of a log that takes no more records.
+/// The error of a log that takes no more records, for a call that did not run.
+/// Its decision may be on disk all the same: a failed write is not undone.
 pub(crate) fn stopped(error: StoreError) -> RpcError {
     tracing::error!(%error, "the log does not take records; calls are refused");
-    RpcError::new(error_code::LOG, format!("nothing was decided: {error}"))
+    RpcError::new(error_code::LOG, format!("the call did not run: {error}"))
 }

@@ -21,6 +21,7 @@ use crate::decide::{Call, Ended, Permit};
 use crate::envelope::{self, Request};
 use crate::execute::{Execution, Job, execute};
 use crate::inflight::InFlight;
+use crate::journal::Written;
 use crate::keys::random;
 use crate::service::Gateway;
 use crate::session::Session;
@@ -119,9 +120,10 @@ impl Admitted {
         let decided = self.decide().await;
         let decided = decided.inspect_err(|error| self.trace.refused(error))?;
         let Decided { written, verdict, .. } = decided;
-        let (index, record) = written.durable().await.map_err(stopped)?;
+        let durable = written.durable().await.map_err(stopped);
+        let (index, record) = durable.inspect_err(|error| self.trace.refused(error))?;
         step!("call.decision-durable");
-        self.trace.decided(index, verdict.as_ref().err());
+        self.trace.decided(index, record.verdict, verdict.as_ref().err());
         let mut receipt = ReceiptPointer {
             log: self.gateway.config.log_origin.clone(),
             invocation: self.invocation.digest(),
@@ -139,7 +141,7 @@ impl Admitted {
             Ok(permit) => permit,
             Err(denial) => return Ok(denied(&denial, &receipt)),
         };
-        self.run(kept, &permit, &record, &mut receipt).await
+        Ok(self.run(kept, &permit, &record, &mut receipt).await)
     }
 
     /// The decision that stands: the first one, or the one after people
@@ -170,14 +172,15 @@ impl Admitted {
         self.decided.take().ok_or_else(|| RpcError::new(error_code::OVERLOAD, "decided already"))
     }
 
-    /// Runs an allowed call, writes its outcome, and answers.
+    /// Runs an allowed call, writes its outcome, and answers. From here on the
+    /// call may have run: without a durable outcome the answer says just that.
     async fn run(
         mut self,
         kept: Result<(), StoreError>,
         permit: &Permit,
         record: &Authentic<Decision>,
         receipt: &mut ReceiptPointer,
-    ) -> Result<Value, RpcError> {
+    ) -> Value {
         let (gateway, session) = (self.gateway, self.session);
         let bytes_out = self.invocation.arguments.length;
         let began = gateway.clock.now();
@@ -212,23 +215,43 @@ impl Admitted {
             tracing::error!(%error, "a result's payload is not kept");
         }
         let grant = self.invocation.grant.map(|grant| grant.id).unwrap_or_default();
-        let written = {
-            let mut state = locked(&gateway.state);
-            let written = gateway.journal.write(LeafKind::Outcome, outcome).map_err(stopped)?;
-            step!("call.outcome-written");
-            state.finish(&grant, &permit.clauses);
-            state.learn(&record.digest(), &written.record, ended, gateway.clock.now());
-            state.close(written.index, &written.record);
-            written
+        let closing = (grant, permit.clauses.as_slice(), record.digest());
+        let recorded = match close(&gateway, outcome, closing, ended) {
+            Ok(written) => written.durable().await,
+            Err(error) => Err(error),
         };
-        let committed = written.record.result.is_some();
-        let (index, _) = written.durable().await.map_err(stopped)?;
+        let (index, outcome) = match recorded {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                tracing::error!(%error, "a call's outcome is not recorded");
+                self.trace.unrecorded();
+                return unknown(receipt);
+            }
+        };
         step!("call.outcome-durable");
         self.trace.recorded(index);
         receipt.outcome = Some(index);
+        let committed = outcome.result.is_some();
         receipt.result_salt = salt.filter(|_| committed).map(|salt| text::base64url(&salt));
-        Ok(answer(ran, receipt))
+        answer(ran, receipt)
     }
+}
+
+/// Writes the outcome of a call under the grant of this id and these clauses,
+/// with this decision, and does to the state what it says.
+fn close(
+    gateway: &Gateway,
+    outcome: Outcome,
+    (grant, clauses, decision): ([u8; 16], &[usize], [u8; 32]),
+    ended: Ended,
+) -> Result<Written<Outcome>, StoreError> {
+    let mut state = locked(&gateway.state);
+    let written = gateway.journal.write(LeafKind::Outcome, outcome)?;
+    step!("call.outcome-written");
+    state.finish(&grant, clauses);
+    state.learn(&decision, &written.record, ended, gateway.clock.now());
+    state.close(written.index, &written.record);
+    Ok(written)
 }
 
 /// A keyed digest of tool and arguments, the volatile ones left out.
@@ -280,6 +303,21 @@ fn answer(ran: Execution, receipt: &ReceiptPointer) -> Value {
             "content": [{"type": "text", "text": text}],
             "structuredContent": {"casemate": {"status": ran.status.name(), "reason": reason}},
         })
+    });
+    attach(&mut result, receipt);
+    result
+}
+
+/// The answer to a call that was allowed and whose end the log does not have.
+fn unknown(receipt: &ReceiptPointer) -> Value {
+    let text = "The call was allowed and may have had its effect, but its outcome could not be \
+                recorded. It must not be repeated without looking at what it did.";
+    let about = json!({"code": "outcome_unknown", "status": "unknown", "retryable": false});
+    let mut result = json!({
+        "resultType": "complete",
+        "isError": true,
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": {"casemate": about},
     });
     attach(&mut result, receipt);
     result

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_ledger::cgp::{Denial, MCP_VERSION, RpcError, method};
-use casemate_ledger::{Authentic, Identity, Invocation, Outcome, text};
+use casemate_ledger::{Authentic, Identity, Invocation, Outcome, Verdict, text};
 use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
 };
@@ -124,9 +124,13 @@ impl Trace {
     }
 
     /// The decision is durable at `index`.
-    pub(crate) fn decided(&mut self, index: u64, denial: Option<&Denial>) {
+    pub(crate) fn decided(&mut self, index: u64, verdict: Verdict, denial: Option<&Denial>) {
         let Some(open) = &mut self.0 else { return };
-        let verdict = if denial.is_none() { "allow" } else { "deny" };
+        let verdict = match verdict {
+            Verdict::Allow => "allow",
+            Verdict::Deny(_) => "deny",
+            Verdict::Hold(_) => "hold",
+        };
         let attributes =
             vec![number("casemate.decision", index), KeyValue::new("casemate.verdict", verdict)];
         open.part(("decide".to_owned(), SpanKind::Internal), open.received, attributes.clone());
@@ -153,6 +157,15 @@ impl Trace {
         let failed = outcome.status != casemate_ledger::Status::Executed;
         let code = outcome.reason.as_deref().unwrap_or(outcome.status.name());
         open.error = failed.then(|| code.to_owned());
+    }
+
+    /// What came of it is in no record: the span must not say more than the log.
+    pub(crate) fn unrecorded(&mut self) {
+        let Some(open) = &mut self.0 else { return };
+        let said = ["casemate.status", "casemate.result"];
+        open.attributes.retain(|attribute| !said.contains(&attribute.key.as_str()));
+        open.attributes.push(KeyValue::new("casemate.status", "unknown"));
+        open.error = Some("outcome_unknown".to_owned());
     }
 
     /// The outcome is durable at `index`.

@@ -6,7 +6,9 @@ mod harness;
 
 use std::time::Duration;
 
-use casemate_ledger::{args, text};
+use casemate_ledger::cgp::{Message, method};
+use casemate_ledger::{Approvals, Clause, Grant, args, text};
+use casemate_ledger_store::failpoint::{Fault, set_fault};
 use harness::scene::Scene;
 use harness::{House, code, grant, text_of};
 use http_body_util::{BodyExt, Full};
@@ -135,6 +137,65 @@ async fn a_call_is_a_trace_of_its_receipt_and_says_nothing_of_what_was_said() {
     assert_eq!(root["name"], "tools/call");
     assert_eq!(attribute(root, "error.type").as_deref(), Some("tool_not_granted"));
     assert_eq!(other.len(), 2);
+}
+
+/// The root spans of a house after `act` was done in it.
+async fn roots<F: Future<Output = Scene>>(act: impl FnOnce(House) -> F) -> Vec<Value> {
+    let (url, mut bodies) = collector().await;
+    act(house(&url)).await.stop().await;
+    let bodies: Vec<String> = std::iter::from_fn(|| bodies.try_recv().ok()).collect();
+    spans(&bodies).into_iter().filter(|span| span["kind"] == 2).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_outcome_is_in_no_record_shows_no_success() {
+    let roots = roots(async |house| {
+        // The second write after the fault is set: the decision's comes first.
+        let place = format!("{}/state/log/wal/", house.directory.display());
+        let (scene, mut port) = Scene::with_in(house, grant(&["fx.echo"], 5)).await;
+        let (operation, place) = ("write", place.leak());
+        set_fault(Some(Fault { operation, place, after: 1, errno: 28 }));
+        let result = port.call("fx.echo", json!({})).await.unwrap();
+        set_fault(None);
+        assert_eq!(code(&result), "outcome_unknown", "{result}");
+        let about = &result["structuredContent"]["casemate"];
+        assert_eq!((&about["retryable"], &result["isError"]), (&json!(false), &json!(true)));
+        let receipt = &result["_meta"]["dev.casemate/receipt"];
+        assert!(receipt["decision"].is_u64() && receipt["outcome"].is_null(), "{receipt}");
+        scene
+    })
+    .await;
+    let [root] = roots.as_slice() else { unreachable!("{roots:?}") };
+    for (key, expected) in [
+        ("casemate.verdict", Some("allow")),
+        ("casemate.status", Some("unknown")),
+        ("error.type", Some("outcome_unknown")),
+        ("casemate.result", None),
+        ("casemate.outcome", None),
+    ] {
+        assert_eq!(attribute(root, key).as_deref(), expected, "{key} in {root}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_waits_for_people_is_held_not_denied() {
+    let roots = roots(async |house| {
+        let (people, _keys) = harness::people::approving();
+        let mut house = house;
+        house.controls = people.controls;
+        let clause = Clause { approvals: Approvals::One, ..Clause::of("fx.echo") };
+        let granted = Grant { tools: vec![clause], ..grant(&["fx.echo"], 5) };
+        let (scene, mut port) = Scene::with_in(house, granted).await;
+        let id = port.start("fx.echo", json!({}), &|_| ()).await;
+        scene.waiting(1).await;
+        let gone = Message::notification(method::CANCELLED, json!({ "requestId": id }));
+        port.wire.send(&gone).await;
+        assert_eq!(code(&port.answer(id).await.unwrap()), "approval_pending");
+        scene
+    })
+    .await;
+    let [root] = roots.as_slice() else { unreachable!("{roots:?}") };
+    assert_eq!(attribute(root, "casemate.verdict").as_deref(), Some("hold"), "{root}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -250,10 +250,13 @@ impl Calls {
                 Ok(())
             }
             Err(error) => {
-                if !void {
+                let end = ends_session(&error);
+                // What ends the stream leaves open whether the number was used: a
+                // decision may be on disk, or the call was held before. The next
+                // hello names it, and its answer tells.
+                if !void && end.is_none() {
                     self.chain.refused(sequence);
                 }
-                let end = ends_session(&error);
                 asked.answer(Err(error));
                 end.map_or(Ok(()), Err)
             }

@@ -135,6 +135,9 @@ impl Gateway {
         assert_eq!(signed.tool_digest, known.then_some(DIGEST));
         let arguments = &params["arguments"];
         if let Some(code) = arguments["fail"].as_i64() {
+            if arguments["decided"] == true {
+                self.accepted = (signed.sequence, signed.digest());
+            }
             return Next::Answer(Err(RpcError::new(code, "as asked")));
         }
         let lose = arguments["lose"].as_str().unwrap_or_default();

@@ -292,9 +292,13 @@ async fn a_stream_that_ends_is_made_again_and_the_chain_goes_on() {
         // The stand-in says that it serves no more calls, or just hangs up: it
         // panics if the next stream does not go on where this one was.
         for code in [error_code::LEASE, error_code::LOG, error_code::IDENTITY] {
-            let error = tools.call("echo".into(), json!({"fail": code}), None).await.unwrap_err();
-            assert_eq!(error.code, code);
-            tools.call("echo".into(), json!({}), None).await.unwrap();
+            // Whether the number was used, the next hello's answer says.
+            for decided in [false, true] {
+                let fail = json!({"fail": code, "decided": decided});
+                let error = tools.call("echo".into(), fail, None).await.unwrap_err();
+                assert_eq!(error.code, code);
+                tools.call("echo".into(), json!({}), None).await.unwrap();
+            }
         }
         // Hangs up after it decided: what became of the call is unknown here.
         let lost = tools.call("echo".into(), json!({"lose": "answer"}), None).await.unwrap();
