@@ -453,7 +453,7 @@ async fn shred(gateway: &Gateway, task: String, by: &str) -> Result<Reply, Strin
     Ok(Reply::Done(index))
 }
 
-/// Ends a suspension, and forgets what led to it.
+/// Ends a suspension, and forgets what led to it but not what may still run.
 async fn resume(gateway: &Gateway, id: &str, reason: String, by: &str) -> Result<Reply, String> {
     let grant = id_of(id)?;
     let mut event = Event {
@@ -470,7 +470,9 @@ async fn resume(gateway: &Gateway, id: &str, reason: String, by: &str) -> Result
         event.grant = Some(GrantRef { id: grant, digest: held.digest });
         held.suspended = None;
         let sandbox = held.user.as_ref().map(|user| user.sandbox.clone()).unwrap_or_default();
-        state.loops.remove(&sandbox);
+        if let Some(loops) = state.loops.get_mut(&sandbox) {
+            loops.forget(gateway.clock.now());
+        }
         gateway.journal.write(LeafKind::Event, event).map_err(|error| error.to_string())?
     };
     let (index, _) = written.durable().await.map_err(|error| error.to_string())?;

@@ -277,3 +277,33 @@ fn limits_must_rise() {
     ];
     assert!(bad.iter().all(|limits| !limits.check()));
 }
+
+#[test]
+fn what_an_operator_forgets_is_not_what_may_run() {
+    let mut scene = scene();
+    scene.tool.idempotent = false;
+    scene.tool.read_only = false;
+    for _ in 0..11 {
+        scene.call(1, result(1));
+    }
+    assert!(scene.denied(1).is_some());
+    scene.call(2, Ended::Failure(Status::Timeout));
+    scene.with(3, |loops, limits, call, now| {
+        let number = loops.record(limits, None, call, now);
+        loops.start(number);
+    });
+    let later = now(scene.seconds);
+    scene.loops.note_unknown("pay", later);
+    scene.loops.forget(later);
+    assert!(scene.denied(1).is_none());
+    for (call, duplicate) in [(1, false), (2, true), (3, true)] {
+        let denied = scene.with(call, |loops, _, call, now| loops.check_duplicate(call, now).err());
+        assert_eq!(denied.is_some(), duplicate, "{call}");
+    }
+    let caller = identity();
+    let paying = scene.with(9, |loops, _, call, now| {
+        let call = Call { tool: "pay", caller: &caller, ..*call };
+        loops.check_duplicate(&call, now).err()
+    });
+    assert!(paying.is_some_and(|denial| denial.code == DenyCode::DuplicateSuppressed));
+}
