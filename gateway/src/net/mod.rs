@@ -72,6 +72,9 @@ pub(crate) enum NetError {
 
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one of several addresses may take, and how many are tried.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+const MAX_ADDRESSES: usize = 4;
 /// The most that the head of an answer may need.
 const HEAD_BYTES: usize = 64 * 1024;
 /// The most headers of an answer.
@@ -108,9 +111,9 @@ impl Client {
     ) -> Result<Response<Incoming>, NetError> {
         let connect = |source| NetError::Connect { host: host.to_owned(), source };
         let http = |source| NetError::Http { host: host.to_owned(), source };
-        let address = self.address(host, port).await?;
+        let addresses = self.addresses(host, port).await?;
         let connecting = async {
-            let stream = TcpStream::connect(address).await?;
+            let stream = reach(&addresses).await?;
             let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
             self.tls.connect(name, stream).await
         };
@@ -129,26 +132,44 @@ impl Client {
         sender.send_request(request).await.map_err(http)
     }
 
-    /// The address to connect to: the one look at the name decides.
-    async fn address(&self, host: &str, port: u16) -> Result<SocketAddr, NetError> {
+    /// The addresses to connect to: the one look at the name decides.
+    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError> {
         let connect = |source| NetError::Connect { host: host.to_owned(), source };
         let found = timeout(PATIENCE, lookup_host((host, port)))
             .await
             .map_err(|_| connect(std::io::ErrorKind::TimedOut.into()))?
             .map_err(connect)?;
         let found: Vec<SocketAddr> = found.collect();
-        pick(&found, &self.networks).ok_or_else(|| NetError::Address {
-            host: host.to_owned(),
-            actual: found.iter().map(|one| one.ip().to_string()).collect::<Vec<_>>().join(", "),
-        })
+        if may_all(&found, &self.networks) {
+            return Ok(found);
+        }
+        let found: Vec<String> = found.iter().map(|one| one.ip().to_string()).collect();
+        Err(NetError::Address { host: host.to_owned(), actual: found.join(", ") })
     }
 }
 
-/// The first address, if every one may be reached: a name that also points
-/// inside is a name that may point there alone the next time.
-fn pick(found: &[SocketAddr], networks: &[Network]) -> Option<SocketAddr> {
-    let fits = |address: &SocketAddr| address::may_reach(address.ip(), networks);
-    found.first().copied().filter(|_| found.iter().all(fits))
+/// Whether there is an address and every one may be reached: a name that also
+/// points inside is a name that may point there alone the next time.
+fn may_all(found: &[SocketAddr], networks: &[Network]) -> bool {
+    !found.is_empty() && found.iter().all(|one| address::may_reach(one.ip(), networks))
+}
+
+/// A connection to the first of `addresses` that takes one. A silent one takes
+/// its share of the time at most: a name may have an IPv6 address that its
+/// machine, or ours, cannot use.
+async fn reach(addresses: &[SocketAddr]) -> std::io::Result<TcpStream> {
+    let tries = addresses.get(..MAX_ADDRESSES.min(addresses.len())).unwrap_or_default();
+    let mut failed = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for (at, address) in tries.iter().enumerate() {
+        let left = u32::try_from(tries.len().saturating_sub(at)).unwrap_or(1).max(1);
+        let share = if left == 1 { PATIENCE } else { ADDRESS_PATIENCE.min(PATIENCE / left) };
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failed = error,
+            Err(_) => failed = std::io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failed)
 }
 
 #[cfg(test)]
@@ -162,12 +183,30 @@ mod tests {
     #[test]
     fn one_inner_address_spoils_a_name() {
         let public = addresses(&["93.184.216.34", "2606:4700::1111"]);
-        assert_eq!(pick(&public, &[]), Some(public[0]));
+        assert!(may_all(&public, &[]));
         for bad in ["127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "fd00::1"] {
             let mixed = addresses(&["93.184.216.34", bad]);
-            assert_eq!(pick(&mixed, &[]), None, "{bad}");
+            assert!(!may_all(&mixed, &[]), "{bad}");
         }
-        assert_eq!(pick(&[], &[]), None);
+        assert!(!may_all(&[], &[]));
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_when_one_does_not_answer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        // One that refuses; one whose queue is full is silent, and so is a net
+        // for documentation, where it has a route at all.
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let silent = SocketAddr::new("2001:db8::1".parse().unwrap(), 443);
+        for bad in [vec![closed], vec![silent], vec![closed, silent]] {
+            let begun = std::time::Instant::now();
+            let addresses = [bad, vec![good]].concat();
+            assert_eq!(reach(&addresses).await.unwrap().peer_addr().unwrap(), good);
+            assert!(begun.elapsed() < ADDRESS_PATIENCE * 3, "{:?}", begun.elapsed());
+        }
+        assert!(reach(&[closed]).await.is_err());
+        assert!(reach(&[]).await.is_err());
     }
 
     #[tokio::test]
@@ -180,7 +219,7 @@ mod tests {
         for host in
             ["localhost", "127.0.0.1", "::1", "0.0.0.0", "127.1", "0x7f000001", "2130706433"]
         {
-            let error = client.address(host, 443).await.unwrap_err();
+            let error = client.addresses(host, 443).await.unwrap_err();
             assert!(
                 matches!(error, NetError::Address { .. } | NetError::Connect { .. }),
                 "{host}: {error}"
