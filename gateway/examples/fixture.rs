@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rmcp::handler::server::ServerHandler;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, JsonObject,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ErrorCode, JsonObject,
     ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ServerCapabilities,
     ServerConfig, Tool,
 };
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 /// With whether the next list of tools fails.
 struct Fixture(AtomicBool);
 
-const TOOLS: [&str; 15] = [
+const TOOLS: [&str; 16] = [
     "echo",
     "slow",
     "steps",
@@ -34,6 +34,7 @@ const TOOLS: [&str; 15] = [
     "probe",
     "flaky",
     "typed",
+    "refuse",
 ];
 
 #[tokio::main(flavor = "current_thread")]
@@ -101,6 +102,7 @@ impl ServerHandler for Fixture {
                 let answer = arguments.get("answer").cloned().unwrap_or_default();
                 return Ok(CallToolResult::structured(answer).into());
             }
+            "refuse" => return Err(refusal(&arguments)),
             "spawn" => spawn(&arguments),
             "probe" => probe(&arguments).to_string(),
             "fail" => return Ok(CallToolResult::error(vec![ContentBlock::text("no")]).into()),
@@ -162,6 +164,15 @@ fn mark(arguments: &Value) -> String {
         Ok(()) => "marked".to_owned(),
         Err(error) => error.to_string(),
     }
+}
+
+/// A JSON-RPC error of the code and words that are asked for, with what is in
+/// the environment for it.
+fn refusal(arguments: &Value) -> ErrorData {
+    let code = arguments.get("error").and_then(Value::as_i64).and_then(|code| code.try_into().ok());
+    let words = arguments.get("words").and_then(Value::as_str).unwrap_or("no such account");
+    let token = std::env::var("TOKEN").unwrap_or_default();
+    ErrorData::new(ErrorCode(code.unwrap_or(-32602)), words.replace("{token}", &token), None)
 }
 
 /// Starts a process that outlives this one if nobody ends it; says its number.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 type Input = Lines<StdinLock<'static>>;
 
-const TOOLS: [&str; 14] = [
+const TOOLS: [&str; 16] = [
     "fine",
     "endless_line",
     "notifications",
@@ -25,6 +25,8 @@ const TOOLS: [&str; 14] = [
     "secret",
     "requests",
     "progress",
+    "whisper",
+    "asks",
 ];
 
 fn main() {
@@ -153,8 +155,34 @@ fn call(id: &Value, params: &Value, input: &mut Input) {
             }
             answer(id, text("done"));
         }
+        "whisper" => {
+            whisper(&params["_meta"]["progressToken"]);
+            answer(id, text("done"));
+        }
+        "asks" => {
+            let schema = json!({"type": "object", "properties": {"pin": {"type": "string"}}});
+            let form = json!({"method": "elicitation/create",
+                "params": {"mode": "form", "message": "pin?", "requestedSchema": schema}});
+            answer(
+                id,
+                json!({"resultType": "input_required", "inputRequests": {"pin": form},
+                "requestState": "state"}),
+            );
+        }
         _ => answer(id, text("no such tool")),
     }
+}
+
+/// Says its credential on the way.
+fn whisper(token: &Value) {
+    let secret = std::env::var("TOKEN").unwrap_or_default();
+    let pause = std::time::Duration::from_millis(150);
+    for (progress, message) in [(1, "plain".to_owned()), (2, format!("psst: {secret}"))] {
+        std::thread::sleep(pause);
+        say(&json!({"jsonrpc": "2.0", "method": "notifications/progress",
+            "params": {"progressToken": token, "progress": progress, "message": message}}));
+    }
+    std::thread::sleep(pause);
 }
 
 /// Asks its client for everything, and says what came back.

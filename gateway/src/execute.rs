@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use casemate_ledger::{Event, EventKind, LeafKind, Status, Upstream};
 use casemate_ledger_store::StoreError;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
@@ -13,9 +13,9 @@ use crate::catalogue::Tool;
 use crate::clock::Now;
 use crate::config;
 use crate::decide::{Attempt, Permit};
-use crate::inflight::{InFlight, Reporter};
+use crate::inflight::{InFlight, Reporter, cut};
 use crate::keys::random;
-use crate::native::Failure;
+use crate::native::{self, Failure};
 use crate::schema;
 use crate::service::Gateway;
 use crate::session::Session;
@@ -166,6 +166,9 @@ impl Job<'_> {
             casemate_ledger_store::step!("call.answered");
             let answered = answered.map_err(|failure| told(&failure));
             settle(gateway, answered.and_then(|result| fitting(result, limit)), ran);
+            if ran.result.as_ref().is_some_and(native::http::failed) {
+                ran.reason = Some("server_error");
+            }
             // Its errors and limits are its own: it is not tried again.
             return None;
         }
@@ -178,9 +181,14 @@ impl Job<'_> {
         };
         self.begin(ran, named(config, running.executable()));
         casemate_ledger_store::step!("call.dispatching");
+        let progress = progress.map(|reporter| (reporter, &gateway.secrets));
         let answered =
             running.call(config, &tool.name, self.arguments.clone(), progress, limit).await;
         casemate_ledger_store::step!("call.answered");
+        if let Err(UpstreamError::Refused { code, message, .. }) = &answered {
+            refused(gateway, (*code, message), limit, ran);
+            return Some(Attempt::Answered);
+        }
         let failed = answered.as_ref().err().map(|error| {
             tracing::warn!(%error, "upstream");
             match error {
@@ -226,6 +234,13 @@ fn conforming(tool: &Tool, result: Map<String, Value>) -> Result<Map<String, Val
 
 /// The word of a server that does not answer as it must.
 const UNANSWERED: &str = "upstream_error";
+/// JSON-RPC: the server's own failure, and parameters that it does not take.
+const INTERNAL_ERROR: i32 = -32603;
+const INVALID_PARAMS: i32 = -32602;
+/// MCP up to 2025-11-25.
+const LEGACY_NOT_FOUND: i32 = -32002;
+/// The most of a server's words about an error that is passed on.
+const MAX_MESSAGE_BYTES: usize = 2048;
 /// What a native result has around its text, which stands in it twice.
 const RESULT_SLACK: usize = 1024;
 
@@ -271,6 +286,34 @@ fn settle(
             ran.result = Some(result);
         }
         Err(reason) => ran.reason = Some(reason),
+    }
+}
+
+/// A JSON-RPC error is the tool's answer, so that a model can correct itself.
+fn refused(gateway: &Gateway, (code, message): (i32, &str), limit: usize, ran: &mut Execution) {
+    // What up to 2025-11-25 was "resource not found" is "invalid params" now.
+    let code = if code == LEGACY_NOT_FOUND { INVALID_PARAMS } else { code };
+    let reason = if code == INTERNAL_ERROR { "internal_error" } else { "refused" };
+    let said = if gateway.secrets.occur_in_text(message) {
+        tracing::warn!("an error holds a credential of this gateway and is not passed on");
+        ran.reason = Some("response_blocked");
+        return;
+    } else {
+        cut(message, MAX_MESSAGE_BYTES.min(limit / 8))
+    };
+    let text = format!("The tool's server refused the call (error {code}): {said}");
+    let about = json!({"status": Status::ToolError.name(), "reason": reason, "error": code});
+    let Value::Object(result) = json!({
+        "resultType": "complete",
+        "isError": true,
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": {"casemate": about},
+    }) else {
+        return;
+    };
+    settle(gateway, fitting(result, limit), ran);
+    if ran.status == Status::ToolError {
+        ran.reason = Some(reason);
     }
 }
 

@@ -91,15 +91,16 @@ impl Reporter {
             progress_token: self.id,
             progress,
             total: total.filter(|total| total.is_finite()),
-            message: message.map(cut),
+            message: message.map(|message| cut(message, MAX_PROGRESS_MESSAGE_BYTES)),
         };
         let Ok(params) = serde_json::to_value(notice) else { return };
         let _ = self.outgoing.try_send(Message::notification(method::PROGRESS, params).encode());
     }
 }
 
-fn cut(text: &str) -> String {
-    let mut end = MAX_PROGRESS_MESSAGE_BYTES.min(text.len());
+/// At most the first `most` bytes of `text`.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    let mut end = most.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
     }

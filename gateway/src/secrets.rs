@@ -66,6 +66,11 @@ impl Secrets {
         Ok((name, value))
     }
 
+    /// Whether `text` contains a credential in one of its forms.
+    pub(crate) fn occur_in_text(&self, text: &str) -> bool {
+        self.finder.as_ref().is_some_and(|finder| finder.is_match(text))
+    }
+
     /// Whether any text in `value` contains a credential in one of its forms.
     pub(crate) fn occur_in(&self, value: &Value) -> bool {
         let Some(finder) = &self.finder else { return false };

@@ -17,7 +17,7 @@ use harness::{House, Port, code, example, grant, text_of};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "9f2c-very-secret-token";
-const TOOLS: [&str; 14] = [
+const TOOLS: [&str; 16] = [
     "bad.fine",
     "bad.endless_line",
     "bad.notifications",
@@ -32,6 +32,8 @@ const TOOLS: [&str; 14] = [
     "bad.secret",
     "bad.requests",
     "bad.progress",
+    "bad.whisper",
+    "bad.asks",
 ];
 
 /// A house whose one server lists its tools by `malice`.
@@ -62,7 +64,7 @@ async fn sandbox(scene: &Scene, number: u64) -> Port {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_bad_answer_is_an_outcome_in_time() {
     let scene = Scene::in_house(house("")).await;
-    let cases: [(&str, &[&str]); 9] = [
+    let cases: [(&str, &[&str]); 10] = [
         ("endless_line", &["upstream_error"]),
         ("notifications", &["timeout"]),
         ("wrong_id", &["timeout"]),
@@ -73,6 +75,8 @@ async fn each_bad_answer_is_an_outcome_in_time() {
         ("digits", &["upstream_error", "timeout", "response_blocked"]),
         ("half", &["upstream_error"]),
         ("secret", &["response_blocked"]),
+        // It wants a person's answer; no grant gives it one.
+        ("asks", &["upstream_input_denied"]),
     ];
     for (number, (tool, expected)) in (0..).zip(cases) {
         let mut port = sandbox(&scene, number).await;
@@ -117,6 +121,18 @@ async fn what_a_server_asks_of_its_client_is_not_granted() {
         let nothing = reply["result"]["roots"] == json!([]);
         assert!(refused || declined || nothing, "{asked}: {reply}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_does_not_leave_by_progress() {
+    let scene = Scene::in_house(house("")).await;
+    let mut port = sandbox(&scene, 0).await;
+    port.progress = Some(Vec::new());
+    assert_eq!(text_of(&port.call("bad.whisper", json!({})).await.unwrap()), "done");
+    let notices = port.progress.take().unwrap();
+    let said: Vec<(f64, Option<&str>)> =
+        notices.iter().map(|notice| (notice.progress, notice.message.as_deref())).collect();
+    assert_eq!(said, [(1.0, Some("plain")), (2.0, None)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

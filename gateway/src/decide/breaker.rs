@@ -62,11 +62,12 @@ const LONGEST_OPEN_US: u64 = 600_000_000;
 const MANY: usize = 2;
 
 impl Health {
-    /// What an outcome says of the upstream: a tool's own error is an answer,
-    /// and so is what this gateway does not pass on. A call that reached for
+    /// What an outcome says of the upstream: a tool's own error is an answer
+    /// unless the server says that it failed inside, and so is what this gateway does not pass on. A call that reached for
     /// too much is its sandbox's doing.
     pub(crate) fn of(outcome: &Outcome) -> Self {
         match (outcome.status, outcome.reason.as_deref()) {
+            (Status::ToolError, Some("internal_error" | "server_error")) => Self::Fails,
             (Status::Executed | Status::ToolError, _)
             | (
                 Status::UpstreamError,
@@ -299,6 +300,9 @@ mod tests {
         let table = [
             (Status::Executed, None, Health::Works),
             (Status::ToolError, None, Health::Works),
+            (Status::ToolError, Some("refused"), Health::Works),
+            (Status::ToolError, Some("internal_error"), Health::Fails),
+            (Status::ToolError, Some("server_error"), Health::Fails),
             (Status::UpstreamError, Some("upstream_error"), Health::Fails),
             (Status::UpstreamError, Some("response_blocked"), Health::Works),
             (Status::UpstreamError, Some("upstream_input_denied"), Health::Works),

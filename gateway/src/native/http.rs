@@ -284,6 +284,17 @@ impl Http {
     }
 }
 
+/// Whether what was found says that the server itself failed: a 5xx.
+pub(super) fn is_failure(found: &Value) -> bool {
+    found.get("status").and_then(Value::as_u64).is_some_and(|status| status >= 500)
+}
+
+/// Whether a result is the answer of a server that failed.
+pub(crate) fn failed(result: &Value) -> bool {
+    let is_error = result.get("isError").and_then(Value::as_bool).unwrap_or(false);
+    is_error && result.get("structuredContent").is_some_and(is_failure)
+}
+
 fn no_rule(url: &Url) -> Breach {
     let target: String = url.target().chars().take(80).collect();
     let actual = format!("{}:{}{target}", url.host, url.port);

@@ -107,7 +107,11 @@ impl Native {
             Self::Sql(sql) => sql.call(&arguments, limit).await,
         };
         match found {
-            Ok(found) => Ok(result(Value::Object(found), false)),
+            Ok(found) => {
+                let found = Value::Object(found);
+                let failed = matches!(self, Self::Http(_)) && http::is_failure(&found);
+                Ok(result(found, failed))
+            }
             Err(Failure::Tool(text)) => Ok(result(json!({ "error": text }), true)),
             Err(failure) => Err(failure),
         }

@@ -12,28 +12,33 @@ use rmcp::service::PeerRequestOptions;
 use rmcp::{Peer, RoleClient, ServiceError};
 
 use crate::inflight::Reporter;
+use crate::secrets::Secrets;
 
 /// Sends the request and waits for its answer. Dropping the future cancels it.
 pub(super) async fn call(
     peer: &Peer<RoleClient>,
     dispatcher: &ProgressDispatcher,
     params: CallToolRequestParams,
-    progress: Option<Reporter>,
+    progress: Option<(Reporter, &Secrets)>,
 ) -> Result<ServerResult, ServiceError> {
     let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
     let asked = peer.send_request_with_option(request, PeerRequestOptions::no_options()).await?;
     let mut abandoned = Abandoned { peer, id: Some(asked.id.clone()) };
     // Who does not read what it subscribed to would hold the server's notices up.
     let told = match progress {
-        Some(reporter) => {
-            Some((dispatcher.subscribe(asked.progress_token.clone()).await, reporter))
+        Some((reporter, secrets)) => {
+            let notices = dispatcher.subscribe(asked.progress_token.clone()).await;
+            Some((notices, reporter, secrets))
         }
         None => None,
     };
     let reporting = async {
-        if let Some((mut notices, mut reporter)) = told {
+        if let Some((mut notices, mut reporter, secrets)) = told {
             while let Some(notice) = notices.next().await {
-                reporter.report(notice.progress, notice.total, notice.message.as_deref());
+                // As in a result: words that say a credential are not passed on.
+                let message = notice.message.as_deref();
+                let message = message.filter(|message| !secrets.occur_in_text(message));
+                reporter.report(notice.progress, notice.total, message);
             }
         }
         std::future::pending::<Infallible>().await

@@ -83,13 +83,15 @@ pub enum UpstreamError {
         /// The limit.
         limit_ms: u64,
     },
-    /// The server answered that it will not.
-    #[error("upstream {name}: it refused: {reason}")]
+    /// The server answered with a JSON-RPC error.
+    #[error("upstream {name}: it refused with error {code}")]
     Refused {
         /// The server's name.
         name: String,
-        /// What it said.
-        reason: String,
+        /// The error's code.
+        code: i32,
+        /// What it said: its own words, for the sandbox that asked.
+        message: String,
     },
     /// The server wants input from a person; this gateway grants none.
     #[error("upstream {name}: expected a result, got a question")]
@@ -231,13 +233,14 @@ impl Running {
     }
 
     /// Calls a tool and returns its result without `_meta`, at most `limit`
-    /// bytes. How far it is goes to `progress`; dropping the future cancels.
+    /// bytes. How far it is goes to `progress`, without credentials; dropping
+    /// the future cancels.
     pub(crate) async fn call(
         &self,
         config: &Upstream,
         tool: &str,
         arguments: Map<String, Value>,
-        progress: Option<Reporter>,
+        progress: Option<(Reporter, &Secrets)>,
         limit: usize,
     ) -> Result<Map<String, Value>, UpstreamError> {
         let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
@@ -252,10 +255,11 @@ impl Running {
                 Err(UpstreamError::WantsInput { name: config.name.clone() })
             }
             Ok(_) => Err(protocol(config, "an answer to something else")),
-            Err(error @ ServiceError::McpError(_)) => {
-                let name = config.name.clone();
-                Err(UpstreamError::Refused { name, reason: error.to_string() })
-            }
+            Err(ServiceError::McpError(error)) => Err(UpstreamError::Refused {
+                name: config.name.clone(),
+                code: error.code.0,
+                message: error.message.into_owned(),
+            }),
             Err(error) => Err(protocol(config, error)),
         }
     }

@@ -207,7 +207,8 @@ impl House {
                 "spawn",
                 "probe",
                 "flaky",
-                "typed"
+                "typed",
+                "refuse"
             ]
             .map(|name| format!(
                 "[[upstream.tool]]\nname = \"{name}\"\nrisk = \"low\"\nidempotent = true\n"

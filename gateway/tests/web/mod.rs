@@ -2,6 +2,7 @@
 //! era by the library, and one of the older era by hand.
 
 #![allow(
+    dead_code,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::allow_attributes,
@@ -114,6 +115,7 @@ async fn answer(
             tokio::time::sleep(Duration::from_secs(30)).await;
             page("text/plain", String::new())
         }
+        "/broken" => status(StatusCode::SERVICE_UNAVAILABLE),
         "/moved" => {
             let mut moved = page("text/plain", String::new());
             *moved.status_mut() = StatusCode::FOUND;

@@ -138,7 +138,7 @@ impl<T: Tools> Desk<T> {
             };
             let answer = match result {
                 Ok(result) => told(&id, result),
-                Err(error) => told_error(&id, translate::error_for(era, error)),
+                Err(error) => told_error(&id, error),
             };
             // The id is free before its answer is read.
             drop((guard, place));

@@ -11,8 +11,6 @@ pub(super) const LEGACY_VERSIONS: [&str; 4] =
 const LIST_TTL_MS: u64 = 30_000;
 /// UnsupportedProtocolVersion (MCP 2026-07-28, basic, error codes).
 pub(super) const UNSUPPORTED_VERSION: i64 = -32022;
-/// "Resource not found" up to 2025-11-25; the modern era says "invalid params".
-const LEGACY_NOT_FOUND: i64 = -32002;
 
 /// The era of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,14 +89,6 @@ pub(super) fn result_for(era: Era, mut result: Value) -> Value {
         }
     }
     result
-}
-
-/// The gateway's error for a client of `era`.
-pub(super) fn error_for(era: Era, mut error: RpcError) -> RpcError {
-    if era == Era::Modern && error.code == LEGACY_NOT_FOUND {
-        error.code = error_code::INVALID_PARAMS;
-    }
-    error
 }
 
 /// The gateway's progress under the client's own token.
@@ -218,10 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_progress_have_the_words_of_their_era() {
-        let error = RpcError::new(LEGACY_NOT_FOUND, "no");
-        assert_eq!(error_for(Era::Modern, error.clone()).code, error_code::INVALID_PARAMS);
-        assert_eq!(error_for(Era::Legacy, error).code, LEGACY_NOT_FOUND);
+    fn progress_has_the_client_s_token() {
         let notice = Progress { progress_token: 7, progress: 1.0, total: None, message: None };
         assert_eq!(
             progress(&json!("mine"), notice),
