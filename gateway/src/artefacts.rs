@@ -1,4 +1,5 @@
-//! Certificates and attestation bundles, kept by digest for receipts.
+//! Certificates, attestation bundles and the gateway's policies, kept by digest
+//! for receipts and audits.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,13 @@ pub(crate) async fn keep(
     write_once(&bundle_path(state_dir, &caller.claims.bundle), bundle).await?;
     let leaf = chain.first().map_or(&[][..], Vec::as_slice);
     write_once(&certificate_path(state_dir, &caller.digest), leaf).await
+}
+
+/// Stores a file of the gateway's policy under its digest, and returns that.
+pub(crate) async fn keep_policy(state_dir: &Path, file: &[u8]) -> io::Result<[u8; 32]> {
+    let digest = casemate_ledger::digest(file);
+    write_once(&state_dir.join("policies").join(text::hex(&digest)), file).await?;
+    Ok(digest)
 }
 
 /// The bundle with that digest.

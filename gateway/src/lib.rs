@@ -50,7 +50,7 @@ pub use config::{
     Approver, Config, ConfigError, Confine, Confinement, Issuer, Listen, RemoteConfig, RulesConfig,
     Tool, Upstream,
 };
-pub use decide::{LoopLimits, RulesError};
+pub use decide::{LoopLimits, RulesAgain, RulesError};
 pub use grant_file::{GrantFileError, grant_from_toml, sign_grant};
 pub use keys::{KeyError, SigningKey};
 pub use native::files::FilesConfig;

@@ -1,26 +1,31 @@
 //! One digest over everything that decisions rest on beside the grants. It
 //! stands in each decision and in what people approve: when anything here
-//! changes, an approval is for nothing.
+//! changes, an approval is for nothing. What it covers is kept by it, for
+//! auditors. Format: docs/formats/policy.md.
 
 use std::collections::BTreeMap;
 
+use casemate_ledger::policy::{self, Floor, MAX_POLICY_BYTES, Sha256};
 use casemate_ledger::text;
 
 use crate::catalogue::Tool;
 use crate::config::{Config, ConfigError, field};
-use crate::decide::Rules;
+use crate::decide::{PinnedTool, Rules};
 
 /// Covers each upstream's whole configuration as `gateway.toml` has it, with
 /// paths and not with the contents of the files: credentials may be renewed.
-pub(crate) fn digest(
+pub(crate) fn file(
     config: &Config,
     issuers: &BTreeMap<String, [u8; 32]>,
     tools: &BTreeMap<String, Tool>,
     rules: Option<&Rules>,
-) -> Result<[u8; 32], ConfigError> {
+) -> Result<Vec<u8>, ConfigError> {
     let hex = |(name, bytes): (&String, [u8; 32])| (name.clone(), text::hex(&bytes));
     let issuers: BTreeMap<_, _> = issuers.iter().map(|(name, key)| hex((name, *key))).collect();
-    let definitions = tools.iter().map(|(name, tool)| hex((name, tool.pinned.digest)));
+    let tools: BTreeMap<_, _> =
+        tools.iter().map(|(name, tool)| (name.clone(), told(&tool.pinned))).collect();
+    let floor = &config.boundary_floor;
+    let (low, medium) = (floor.low.clone(), floor.medium.clone());
     let approvers = config.approvers.iter().map(|one| [&one.name, &one.person, &one.key]);
     let policy = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -30,16 +35,52 @@ pub(crate) fn digest(
         "require_permit": config.rules.as_ref().is_some_and(|rules| rules.require_permit),
         "approvers": approvers.collect::<Vec<_>>(),
         "loops": config.loops,
-        "floor": config.boundary_floor,
+        "floor": Floor { low, medium, high: floor.high.clone() },
         "issuers": issuers,
-        "definitions": definitions.collect::<BTreeMap<_, _>>(),
+        "tools": tools,
     });
     let wrong = |error: &dyn std::fmt::Display| field("gateway.toml", "paths in UTF-8", error);
     // Not inside the macro, which panics on a path that is no text.
     let upstreams = serde_json::to_value(&config.upstreams).map_err(|error| wrong(&error))?;
     let policy = serde_json::json!({ "policy": policy, "upstreams": upstreams });
     let bytes = casemate_ledger::json::canonical(&policy).map_err(|error| wrong(&error))?;
-    Ok(casemate_ledger::digest(&bytes))
+    if bytes.len() > MAX_POLICY_BYTES {
+        return Err(field("gateway.toml", "a configuration of at most 4 MiB", bytes.len()));
+    }
+    Ok(bytes)
+}
+
+/// A tool as the file has it.
+fn told(tool: &PinnedTool) -> policy::Tool {
+    policy::Tool {
+        upstream: tool.upstream.clone(),
+        definition: Sha256(tool.digest),
+        risk: tool.risk,
+        idempotent: tool.idempotent,
+        read_only: tool.read_only,
+        cost_micro: tool.cost_micro,
+        label: tool.label,
+        volatile: tool.volatile.clone(),
+        max_result_bytes: tool.max_result_bytes,
+        timeout_ms: tool.timeout_ms,
+    }
+}
+
+/// A tool as decisions take it, by the file.
+pub(crate) fn pinned(tool: &policy::Tool) -> PinnedTool {
+    PinnedTool {
+        upstream: tool.upstream.clone(),
+        digest: tool.definition.0,
+        risk: tool.risk,
+        idempotent: tool.idempotent,
+        read_only: tool.read_only,
+        cost_micro: tool.cost_micro,
+        label: tool.label,
+        volatile: tool.volatile.clone(),
+        drifted: false,
+        max_result_bytes: tool.max_result_bytes,
+        timeout_ms: tool.timeout_ms,
+    }
 }
 
 #[cfg(test)]
@@ -89,7 +130,7 @@ mod tests {
     fn of(upstreams: &str) -> [u8; 32] {
         let config = read(upstreams);
         config.upstreams.iter().for_each(|upstream| upstream.check(&[]).unwrap());
-        digest(&config, &BTreeMap::new(), &BTreeMap::new(), None).unwrap()
+        casemate_ledger::digest(&file(&config, &BTreeMap::new(), &BTreeMap::new(), None).unwrap())
     }
 
     #[test]
@@ -131,7 +172,7 @@ mod tests {
         config.upstreams.iter_mut().flat_map(|one| &mut one.files).for_each(|files| {
             files.root = std::path::PathBuf::clone(&root);
         });
-        let error = digest(&config, &BTreeMap::new(), &BTreeMap::new(), None).unwrap_err();
+        let error = file(&config, &BTreeMap::new(), &BTreeMap::new(), None).unwrap_err();
         assert!(error.to_string().contains("gateway.toml"), "{error}");
     }
 }

@@ -34,7 +34,7 @@ use crate::state::{Persons, Place, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
 use crate::witnesses::{self, Witnesses};
-use crate::{admin, policy, schema, session};
+use crate::{admin, artefacts, policy, schema, session};
 
 /// A gateway that has recovered and is ready to serve.
 pub struct Gateway {
@@ -154,6 +154,19 @@ pub fn init(config: &Config) -> Result<Public, Error> {
     })
 }
 
+/// Keeps what this gateway decides by, and returns the policy's digest.
+async fn keep_policies(
+    state_dir: &Path,
+    rules: Option<&[u8]>,
+    policy: &[u8],
+) -> Result<[u8; 32], Error> {
+    let system = |source| Error::System { what: "keeping the policy".to_owned(), source };
+    if let Some(rules) = rules {
+        artefacts::keep_policy(state_dir, rules).await.map_err(system)?;
+    }
+    artefacts::keep_policy(state_dir, policy).await.map_err(system)
+}
+
 /// Runs a gateway until it is told to stop by SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<(), Error> {
     let system = |source| Error::System { what: "waiting for signals".to_owned(), source };
@@ -205,7 +218,9 @@ impl Gateway {
         let secrets = Secrets::load(files)?;
         let natives = open_natives(&config, &secrets).await?;
         let catalogue = Catalogue::open(&config, &secrets, &natives, &pins).await?;
-        let policy = policy::digest(&config, &issuers, &catalogue.all(), rules.as_ref())?;
+        let policy = policy::file(&config, &issuers, &catalogue.all(), rules.as_ref())?;
+        let rules_file = rules.as_ref().map(|rules| rules.source.as_bytes());
+        let policy = keep_policies(&config.state_dir, rules_file, &policy).await?;
         let witnesses = Witnesses::open(&config, journal.witnessed()?, clock.now().unix().0)?;
         let spans = config.traces.as_ref().map(Spans::open).transpose().map_err(Error::Traces)?;
         let state = Mutex::new(state);

@@ -138,7 +138,7 @@ fn audited(running: &Running, note: &str) {
     let state = running.house.directory.join("state");
     let export = Export::open(&state, None).unwrap();
     let (one, all) = (trust("quorum w1\n"), trust("group g all w1 dead\nquorum g\n"));
-    let count = |trust: &TrustFile| export.audit(trust).unwrap().counts["log.witness"];
+    let count = |trust: &TrustFile| export.audit(trust, None).unwrap().counts["log.witness"];
     assert_eq!((count(&one).pass, count(&one).fail), (1, 0));
     assert_eq!((count(&all).pass, count(&all).fail), (0, 1));
     assert_eq!((count(&trust("")).pass, count(&trust("")).not_checkable), (0, 1));

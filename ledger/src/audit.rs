@@ -15,19 +15,27 @@ use casemate_attestation::x509::Certificate;
 
 use self::line::Known;
 use self::people::{Held, Said};
+use self::replay::Case;
+use self::usage::Open;
+use crate::cgp::DenyCode;
 use crate::checkpoint::Checkpoint;
 use crate::merkle::{Frontier, leaf_hash};
+use crate::policy::Policy;
 use crate::receipt::{Outcome as Found, TrustFile};
 use crate::record::{self, Authentic};
 use crate::{
-    Decision, Event, Grant, Identity, Invocation, Leaf, LeafKind, Outcome, Record, Revocation,
-    RevocationTarget, Scope, Stop, Verdict, text,
+    Decision, Event, EventKind, Grant, Identity, Invocation, Label, Leaf, LeafKind, Outcome,
+    Record, Revocation, RevocationTarget, Scope, Stop, Verdict, text,
 };
 
 mod line;
 mod people;
+mod policy;
 mod replay;
+mod usage;
 mod witness;
+
+pub use self::policy::{Question, Ruled, Rules};
 
 /// What lies beside the log.
 pub trait Material {
@@ -35,6 +43,8 @@ pub trait Material {
     fn certificate(&self, digest: &[u8; 32]) -> Option<Vec<u8>>;
     /// The canonical JSON with this commitment; it was checked against it.
     fn payload(&self, commitment: &[u8; 32]) -> Option<Vec<u8>>;
+    /// A file of the gateway's policy with this SHA-256 (docs/formats/policy.md).
+    fn policy(&self, digest: &[u8; 32]) -> Option<Vec<u8>>;
 }
 
 /// One check of one leaf that did not pass.
@@ -68,9 +78,20 @@ pub struct Report {
     pub leaves: u64,
     /// Each check by name.
     pub counts: BTreeMap<&'static str, Count>,
-    /// What did not pass, at most [`MAX_FINDINGS`] of it.
+    /// What did not pass, at most [`MAX_FINDINGS`] of it, and [`NOT_REPLAYED`].
     pub findings: Vec<Finding>,
 }
+
+/// What the gateway asked of each allowed call and no auditor can ask again,
+/// with the reason. Each is counted as not checkable.
+pub const NOT_REPLAYED: [(&str, &str); 6] = [
+    ("gate.fresh", "the lease of a connection is not in the log"),
+    ("gate.drift", "what a tool server offered at that time is not in the log"),
+    ("gate.reach", "a tool's schema, and what its upstream may reach, are not evaluated here"),
+    ("gate.loops", "repetition is judged by a keyed digest and by results"),
+    ("gate.rate", "rates and calls at once are counted by the gateway's own clock"),
+    ("gate.breaker", "breakers are counted by the gateway's own clock"),
+];
 
 /// The most findings that are kept; all are counted.
 pub const MAX_FINDINGS: usize = 10_000;
@@ -83,12 +104,22 @@ pub struct Auditor<'a> {
     grants: BTreeMap<[u8; 16], Known>,
     chains: BTreeMap<(String, u64), (u64, [u8; 32])>,
     identities: BTreeMap<[u8; 32], Option<Identity>>,
-    open: BTreeMap<[u8; 32], u64>,
+    open: BTreeMap<[u8; 32], Open>,
     holds: BTreeMap<[u8; 32], Held>,
     approvals: BTreeMap<[u8; 32], Said>,
     ended: BTreeSet<String>,
     /// The stops in force, each with its record's digest.
     stops: BTreeMap<Scope, [u8; 32]>,
+    /// The sandbox, epoch and key to which each grant was bound.
+    users: BTreeMap<[u8; 16], (String, u64, [u8; 32])>,
+    /// The highest label of the results that each sandbox was given.
+    labels: BTreeMap<String, Label>,
+    policies: BTreeMap<[u8; 32], Option<Policy>>,
+    /// The policy that the gateway started with last.
+    started: Option<[u8; 32]>,
+    rules: Option<&'a dyn Rules>,
+    /// How many calls were allowed, and the leaf of the first.
+    allowed: Option<(u64, u64)>,
     tree: Frontier,
     /// The head that witnesses cosigned last, until the walk is there.
     cosigned: Option<Checkpoint>,
@@ -114,11 +145,23 @@ impl<'a> Auditor<'a> {
             approvals: BTreeMap::new(),
             ended: BTreeSet::new(),
             stops: BTreeMap::new(),
+            users: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            started: None,
+            rules: None,
+            allowed: None,
             tree: Frontier::default(),
             cosigned: None,
             behind: None,
             at: 0,
         }
+    }
+
+    /// Has `rules` evaluate the organisation's rules, if there are any.
+    pub fn with_rules(mut self, rules: &'a dyn Rules) -> Self {
+        self.rules = Some(rules);
+        self
     }
 
     /// Checks the next leaf.
@@ -141,21 +184,32 @@ impl<'a> Auditor<'a> {
             LeafKind::Outcome => self.outcome(record),
             LeafKind::Approval => self.approval(record),
             LeafKind::Stop => self.stop(record),
-            LeafKind::Event => {
-                self.gateways::<Event>(record);
-            }
+            LeafKind::Event => self.event(record),
         }
     }
 
     /// Ends the walk: what was allowed and has no outcome is said.
     pub fn finish(mut self) -> Report {
         self.unreached();
-        for leaf in std::mem::take(&mut self.open).into_values() {
-            self.at = leaf;
+        for open in std::mem::take(&mut self.open).into_values() {
+            self.at = open.leaf;
             let why = "the call had not ended when the log was taken".to_owned();
             self.note::<()>("pair.outcome", Err((Found::NotCheckable, why)));
         }
+        self.gates();
         self.report
+    }
+
+    /// The gates that are not asked again, once each for all allowed calls.
+    fn gates(&mut self) {
+        let Some((count, first)) = self.allowed else { return };
+        self.at = first;
+        for (gate, why) in NOT_REPLAYED {
+            let reason = format!("{count} allowed calls from here on: {why}");
+            let (leaf, outcome) = (self.at, Found::NotCheckable);
+            self.report.findings.push(Finding { leaf, check: gate, outcome, reason });
+            self.report.counts.entry(gate).or_default().not_checkable = count;
+        }
     }
 
     /// Counts a check, and keeps what did not pass.
@@ -218,9 +272,32 @@ impl<'a> Auditor<'a> {
         }
     }
 
+    fn event(&mut self, record: &[u8]) {
+        let Some(event) = self.gateways::<Event>(record) else { return };
+        let grant = event.grant.map(|grant| grant.id);
+        match (event.kind, grant) {
+            (EventKind::GatewayStart, _) => self.started = event.digest,
+            (EventKind::Activation, Some(grant)) => {
+                if let Event {
+                    sandbox: Some(sandbox), epoch: Some(epoch), key: Some(key), ..
+                } = &*event
+                {
+                    self.users.entry(grant).or_insert((sandbox.clone(), *epoch, *key));
+                }
+            }
+            (EventKind::Suspended, Some(grant)) => drop(self.ended.insert(suspended(&grant))),
+            (EventKind::Resumed, Some(grant)) => drop(self.ended.remove(&suspended(&grant))),
+            _ => {}
+        }
+    }
+
     fn outcome(&mut self, record: &[u8]) {
         let Some(outcome) = self.gateways::<Outcome>(record) else { return };
-        let known = self.open.remove(&outcome.decision).map(drop);
+        let open = self.open.remove(&outcome.decision);
+        if let Some(open) = &open {
+            self.settle(open, &outcome);
+        }
+        let known = open.map(drop);
         let why = "an outcome of no allowed call that is open: a second one, or of nothing";
         self.note("pair.decision", known.ok_or_else(|| fail(why)));
     }
@@ -228,7 +305,9 @@ impl<'a> Auditor<'a> {
     fn decision(&mut self, record: &[u8]) {
         let Some(decision) = self.gateways::<Decision>(record) else { return };
         if decision.verdict.is_allow() {
-            self.open.insert(decision.digest(), self.at);
+            self.open.insert(decision.digest(), Open::at(self.at));
+            let (count, first) = self.allowed.unwrap_or((0, self.at));
+            self.allowed = Some((count + 1, first));
         }
         let Some(identity) = self.caller(&decision) else { return };
         let call = Invocation::verify(&decision.invocation, &identity.key).map_err(failed);
@@ -241,15 +320,32 @@ impl<'a> Auditor<'a> {
             let ended = self.not_ended(&call, &identity);
             self.note("revocation.order", ended);
         }
-        let replayed = match decision.verdict {
-            Verdict::Allow => self.allowed(&decision, &call, &identity),
-            Verdict::Deny(code) => self.denied(code, &decision, &call, &identity),
-            Verdict::Hold(_) => not_checkable("whether people had to be asked"),
+        self.learn_policy(&decision);
+        let arguments = self.arguments(&call);
+        let (caller, arguments) = (&identity, &arguments);
+        self.replay(Case { decision: &decision, call: &call, caller, arguments });
+        if decision.verdict.is_allow() {
+            self.reserve(&decision, decision.digest(), &call);
+            self.use_up(&decision);
+            let seen = self.labels.entry(call.sandbox.clone()).or_default();
+            *seen = decision.label.max(*seen);
+        }
+    }
+
+    /// Decides again, as far as the log and what lies beside it allow.
+    fn replay(&mut self, case: Case<'_>) {
+        let replayed = match case.decision.verdict {
+            Verdict::Allow => self.allowed(case),
+            Verdict::Hold(hold) => self.held(hold.needed, case),
+            Verdict::Deny(DenyCode::PolicyForbid) => self.by_rules(case),
+            Verdict::Deny(code) => self.denied(code, case),
         };
         self.note("decision.replay", replayed);
-        if decision.verdict.is_allow() {
-            self.count_call(&call);
-            self.use_up(&decision);
+        if !matches!(case.decision.verdict, Verdict::Deny(_)) {
+            let by_policy = self.by_policy(case);
+            self.note("decision.policy", by_policy);
+            let by_rules = self.by_rules(case);
+            self.note("decision.rules", by_rules);
         }
     }
 
@@ -297,11 +393,17 @@ impl<'a> Auditor<'a> {
         self.chains.insert(key, (call.sequence, call.digest()));
     }
 
+    /// Whether the grant was revoked.
+    fn is_revoked(&self, grant: &[u8; 16]) -> bool {
+        self.ended.contains(&name_of(grant))
+    }
+
     /// Nothing that the call rests on was revoked, and no stop holds its sandbox.
     fn not_ended(&self, call: &Invocation, identity: &Identity) -> Checked {
         let line = call.grant.map(|grant| self.line_ids(&grant.id)).unwrap_or_default();
         let own = [format!("identity {}", identity.key_id()), format!("sandbox {}", call.sandbox)];
-        let ended = line.iter().map(name_of).chain(own).find(|name| self.ended.contains(name));
+        let grants = line.iter().flat_map(|grant| [name_of(grant), suspended(grant)]);
+        let ended = grants.chain(own).find(|name| self.ended.contains(name));
         let scopes = [
             Scope::Sandbox(call.sandbox.clone()),
             Scope::Task(identity.claims.task.clone()),
@@ -328,6 +430,11 @@ fn name_of(grant: &[u8; 16]) -> String {
     format!("grant {}", text::hex(grant))
 }
 
+/// A grant that waits for its operator, as it is named among what ended.
+fn suspended(grant: &[u8; 16]) -> String {
+    format!("suspended {}", name_of(grant))
+}
+
 fn read_identity(
     der: &[u8],
     digest: &[u8; 32],
@@ -346,6 +453,24 @@ fn fail(reason: impl Into<String>) -> (Found, String) {
 
 fn failed(error: impl core::fmt::Display) -> (Found, String) {
     (Found::Fail, error.to_string())
+}
+
+fn unknown(why: &str) -> (Found, String) {
+    (Found::NotCheckable, why.to_owned())
+}
+
+/// Every check: what fails first, or else all that could not be made.
+fn all(checks: impl IntoIterator<Item = Checked>) -> Checked {
+    let mut open: Vec<String> = Vec::new();
+    for check in checks {
+        match check {
+            Ok(()) => {}
+            Err((Found::NotCheckable, why)) if open.contains(&why) => {}
+            Err((Found::NotCheckable, why)) => open.push(why),
+            Err(found) => return Err(found),
+        }
+    }
+    if open.is_empty() { Ok(()) } else { not_checkable(open.join("; ")) }
 }
 
 fn not_checkable<T>(reason: impl Into<String>) -> Checked<T> {

@@ -34,6 +34,7 @@ pub mod leaf;
 pub mod merkle;
 mod outcome;
 pub mod pattern;
+pub mod policy;
 pub mod proof;
 pub mod quorum;
 pub mod receipt;

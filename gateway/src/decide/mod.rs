@@ -24,7 +24,7 @@ pub use loops::LoopLimits;
 pub(crate) use loops::{Ended, Finding, Level, Loops};
 pub(crate) use retry::{Attempt, RetryPlan};
 pub(crate) use rules::Rules;
-pub use rules::RulesError;
+pub use rules::{RulesAgain, RulesError};
 
 use casemate_attestation::{Properties, Risk};
 use casemate_ledger::cgp::{Denial, DenyCode};

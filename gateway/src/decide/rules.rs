@@ -26,7 +26,9 @@ pub(crate) struct Rules {
     enforced: PolicySet,
     shadow: PolicySet,
     require_permit: bool,
-    /// SHA-256 of the file, and of what else the rules rest on.
+    /// The file, and what else the rules rest on before it: what an auditor is given.
+    pub(crate) source: String,
+    /// SHA-256 of that.
     pub(crate) digest: [u8; 32],
 }
 
@@ -115,8 +117,9 @@ impl Rules {
         }
         validate(&enforced)?;
         validate(&shadow)?;
-        let digest = digest(format!("{require_permit}\n{SCHEMA}\n{text}").as_bytes());
-        Ok(Self { enforced, shadow, require_permit, digest })
+        let source = format!("{require_permit}\n{SCHEMA}\n{text}");
+        let digest = digest(source.as_bytes());
+        Ok(Self { enforced, shadow, require_permit, source, digest })
     }
 
     /// What the rules say of `call`.
@@ -264,6 +267,10 @@ fn question(
     let request = Request::new(principal, uid("Action", "call")?, resource, context, None)?;
     Ok((request, Entities::from_entities(entities, None)?))
 }
+
+mod again;
+
+pub use again::RulesAgain;
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use casemate_gateway::SigningKey;
+use casemate_gateway::{RulesAgain, SigningKey};
 use casemate_ledger::audit::{Auditor, Report};
 use casemate_ledger::receipt::TrustFile;
 use casemate_ledger::{Leaf, LeafKind, Record, record, text};
@@ -30,7 +30,8 @@ impl Scene {
 
     pub fn audit(&self, leaves: &[Vec<u8>]) -> Report {
         let export = Export::open(&self.state(), Some(&self.keys())).unwrap();
-        let mut auditor = Auditor::new(&self.trust, &export);
+        let rules = RulesAgain::default();
+        let mut auditor = Auditor::new(&self.trust, &export).with_rules(&rules);
         leaves.iter().for_each(|leaf| auditor.leaf(leaf));
         auditor.finish()
     }

@@ -1,6 +1,9 @@
 //! The grants under which a call is decided: the one that it names and those
 //! that this one is a part of.
 
+use serde_json::Value;
+
+use super::usage::Usage;
 use super::{Auditor, Checked, fail, failed};
 use crate::record::Authentic;
 use crate::{Clause, Decision, Grant, Invocation, MAX_GRANTS_ABOVE};
@@ -12,8 +15,8 @@ pub(super) struct Known {
     /// The grants that it is a part of, nearest first. Each was in the log
     /// before, so that no line comes back to itself.
     pub(super) above: Vec<[u8; 16]>,
-    /// The calls that were allowed under it.
-    pub(super) calls: u64,
+    /// What calls used of it.
+    pub(super) usage: Usage,
 }
 
 /// The clause of one grant in a call's line that the decision names.
@@ -52,7 +55,7 @@ impl Auditor<'_> {
                 above
             }
         };
-        let known = Known { digest: grant.digest(), above, calls: 0, grant };
+        let known = Known { digest: grant.digest(), above, usage: Usage::default(), grant };
         self.grants.entry(known.grant.id).or_insert(known);
     }
 
@@ -63,7 +66,7 @@ impl Auditor<'_> {
         if known.above.len() >= MAX_GRANTS_ABOVE {
             return Err(fail(format!("a part with more than {MAX_GRANTS_ABOVE} grants above")));
         }
-        if self.ended.contains(&super::name_of(&parent.id)) {
+        if self.is_revoked(&parent.id) {
             return Err(fail("a part of a grant that was revoked"));
         }
         grant.attenuates(&known.grant).map_err(failed)?;
@@ -84,15 +87,6 @@ impl Auditor<'_> {
         let above = found.above.iter().filter_map(|id| self.grants.get(id));
         Ok(std::iter::once(found).chain(above).collect())
     }
-
-    /// An allowed call counts for its grant and for those that it is a part of.
-    pub(super) fn count_call(&mut self, call: &Invocation) {
-        for id in call.grant.map(|grant| self.line_ids(&grant.id)).unwrap_or_default() {
-            if let Some(known) = self.grants.get_mut(&id) {
-                known.calls += 1;
-            }
-        }
-    }
 }
 
 /// The clauses that `decision` names as its rules, one of each grant in `line`.
@@ -104,6 +98,30 @@ pub(super) fn fits<'a>(decision: &Decision, line: &[&'a Known]) -> Checked<Vec<F
         let found = at.and_then(|at| known.grant.tools.get(at).map(|clause| (at, clause)));
         let (at, clause) = found.ok_or_else(|| fail("allowed by no clause of its grant"))?;
         Ok(Fit { level, known, at, clause })
+    };
+    line.iter().enumerate().map(one).collect()
+}
+
+/// The first clause of each grant in `line` that `call` fits; none where one has
+/// no such clause. Without the arguments only a clause that takes any is known
+/// to fit.
+pub(super) fn fitting<'a>(
+    call: &Invocation,
+    line: &[&'a Known],
+    arguments: &Checked<Value>,
+) -> Checked<Option<Vec<Fit<'a>>>> {
+    let one = |(level, known): (usize, &&'a Known)| {
+        for (at, clause) in known.grant.clauses(&call.tool) {
+            let fits = match arguments {
+                _ if clause.arguments.is_empty() => true,
+                Ok(arguments) => clause.arguments.iter().all(|one| one.holds(arguments)),
+                Err(found) => return Err(found.clone()),
+            };
+            if fits {
+                return Ok(Some(Fit { level, known, at, clause }));
+            }
+        }
+        Ok(None)
     };
     line.iter().enumerate().map(one).collect()
 }

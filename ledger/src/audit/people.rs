@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::line::Fit;
 use super::{Auditor, Checked, Found, fail, failed, not_checkable};
 use crate::record::{self, Record};
-use crate::{Approval, Decimal, Decision, GrantRef, Hold, Invocation, MAX_APPROVAL_SECONDS, Stop};
+use crate::{
+    Approval, Decimal, Decision, GrantRef, Hold, Invocation, MAX_APPROVAL_SECONDS, Stop, text,
+};
 
 /// A call that waited for people.
 pub(super) struct Held {
@@ -129,6 +131,13 @@ impl Auditor<'_> {
         }
     }
 
+    /// Whether somebody said no to what the denial names.
+    pub(super) fn refused(&self, decision: &Decision) -> bool {
+        let said = self.approvals.values().filter(|said| !said.approval.approve);
+        let rules = said.map(|said| format!("approval/{}", text::hex(&said.approval.hold)));
+        rules.into_iter().any(|rule| decision.rules.contains(&rule))
+    }
+
     /// The approvals of `decision` are used up.
     pub(super) fn use_up(&mut self, decision: &Decision) {
         for digest in &decision.approvals {
@@ -167,7 +176,7 @@ impl Auditor<'_> {
 
 /// How many people must have been asked: at least and, by amounts that are not
 /// disclosed, at most.
-fn asked(fits: &[Fit<'_>], arguments: Option<&Value>) -> Checked<(usize, usize)> {
+pub(super) fn asked(fits: &[Fit<'_>], arguments: Option<&Value>) -> Checked<(usize, usize)> {
     let (mut least, mut most) = (0, 0);
     for fit in fits {
         least = least.max(fit.clause.approvals.count());

@@ -1,11 +1,13 @@
 //! A log with what lies beside it, as an auditor gets it: copies of the
-//! directories `log`, `certificates` and, where they are disclosed, `payloads`.
+//! directories `log`, `certificates`, `policies` and, where they are disclosed,
+//! `payloads`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use casemate_attestation::x509::MAX_CERTIFICATE_BYTES;
-use casemate_ledger::audit::{Auditor, Material, Report};
+use casemate_ledger::audit::{Auditor, Material, Report, Rules};
+use casemate_ledger::policy::MAX_POLICY_BYTES;
 use casemate_ledger::receipt::TrustFile;
 use casemate_ledger::text;
 
@@ -37,11 +39,19 @@ impl Export {
         Ok(Self { directory: directory.to_owned(), payloads })
     }
 
-    /// Walks every leaf under the export's signed head, whose root must come out.
-    pub fn audit(&self, trust: &TrustFile) -> Result<Report, StoreError> {
+    /// Walks every leaf under the export's signed head, whose root must come
+    /// out. `rules` evaluates the organisation's rules.
+    pub fn audit(
+        &self,
+        trust: &TrustFile,
+        rules: Option<&dyn Rules>,
+    ) -> Result<Report, StoreError> {
         let directory = self.directory.join("log");
         let log = Published::open(&directory, &trust.log)?;
         let mut auditor = Auditor::new(trust, self);
+        if let Some(rules) = rules {
+            auditor = auditor.with_rules(rules);
+        }
         let note = read_if_there(&directory.join(WITNESSED))?;
         let note = note.map(String::from_utf8).transpose();
         auditor.cosigned(note.unwrap_or(Some(String::new())).as_deref());
@@ -64,15 +74,26 @@ impl Export {
 
 impl Material for Export {
     fn certificate(&self, digest: &[u8; 32]) -> Option<Vec<u8>> {
-        let path = self.directory.join("certificates").join(text::hex(digest));
-        let size = std::fs::metadata(&path).ok()?.len();
-        let fits = usize::try_from(size).is_ok_and(|size| size <= MAX_CERTIFICATE_BYTES);
-        fits.then(|| std::fs::read(path).ok()).flatten()
+        read_up_to(
+            &self.directory.join("certificates").join(text::hex(digest)),
+            MAX_CERTIFICATE_BYTES,
+        )
+    }
+
+    fn policy(&self, digest: &[u8; 32]) -> Option<Vec<u8>> {
+        read_up_to(&self.directory.join("policies").join(text::hex(digest)), MAX_POLICY_BYTES)
     }
 
     fn payload(&self, commitment: &[u8; 32]) -> Option<Vec<u8>> {
         self.payloads.get(commitment).cloned()
     }
+}
+
+/// A file that is there and not larger than `most` bytes.
+fn read_up_to(path: &Path, most: usize) -> Option<Vec<u8>> {
+    let size = std::fs::metadata(path).ok()?.len();
+    let fits = usize::try_from(size).is_ok_and(|size| size <= most);
+    fits.then(|| std::fs::read(path).ok()).flatten()
 }
 
 fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
