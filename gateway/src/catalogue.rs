@@ -47,6 +47,16 @@ pub enum CatalogueError {
     /// A digest in the configuration does not read.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Two upstreams have a tool of one name.
+    #[error("tool {name}: expected one upstream to have it, got {one} and {two}")]
+    Name {
+        /// The tool's name.
+        name: String,
+        /// An upstream.
+        one: String,
+        /// The other.
+        two: String,
+    },
     /// The file of pins cannot be read or written.
     #[error("{}: {reason}", path.display())]
     Pins {
@@ -78,7 +88,7 @@ impl Catalogue {
             };
             for definition in definitions {
                 if let Some((name, tool)) = entry(at, upstream, definition, &mut known)? {
-                    tools.insert(name, tool);
+                    insert(&mut tools, name, tool)?;
                 }
             }
         }
@@ -124,6 +134,25 @@ impl Catalogue {
     }
 }
 
+/// One name is one tool: an upstream does not stand in for another's.
+fn insert(
+    tools: &mut BTreeMap<String, Tool>,
+    name: String,
+    tool: Tool,
+) -> Result<(), CatalogueError> {
+    match tools.get(&name) {
+        Some(other) if other.upstream == tool.upstream => {
+            tracing::warn!(tool = name, "offered twice; the first definition stays");
+        }
+        Some(other) => {
+            let (one, two) = (other.pinned.upstream.clone(), tool.pinned.upstream);
+            return Err(CatalogueError::Name { name, one, two });
+        }
+        None => drop(tools.insert(name, tool)),
+    }
+    Ok(())
+}
+
 fn entry(
     at: usize,
     upstream: &Upstream,
@@ -131,7 +160,10 @@ fn entry(
     pins: &mut Pins,
 ) -> Result<Option<(String, Tool)>, CatalogueError> {
     let own = definition.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let name = format!("{}.{own}", upstream.name);
+    let name = match upstream.bare_names {
+        true => own.clone(),
+        false => format!("{}.{own}", upstream.name),
+    };
     let fits = name.len() <= MAX_TOOL_BYTES
         && !own.is_empty()
         && own.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));

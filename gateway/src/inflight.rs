@@ -1,7 +1,7 @@
 //! What a port and a running call say to each other: cancelled one way,
 //! progress the other. Neither changes what is decided or recorded of a call.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -63,30 +63,45 @@ impl Calls {
     }
 }
 
-/// Progress goes out at most this often a call (MCP asks for a rate limit).
-const PAUSE: Duration = Duration::from_millis(100);
+/// A call has at most this many notices of progress in any second (MCP asks for
+/// a rate limit).
+const NOTICES: usize = 10;
+const WINDOW: Duration = Duration::from_secs(1);
 
 /// Tells the port how far one call is. What does not grow, comes too fast or
 /// finds the connection busy is dropped: progress is a courtesy.
 pub(crate) struct Reporter {
     id: u64,
     outgoing: mpsc::Sender<Vec<u8>>,
-    last: Option<(f64, Instant)>,
+    last: Option<f64>,
+    /// When the last notices went out.
+    sent: VecDeque<Instant>,
 }
 
 impl Reporter {
     fn new(id: u64, outgoing: mpsc::Sender<Vec<u8>>) -> Self {
-        Self { id, outgoing, last: None }
+        Self { id, outgoing, last: None, sent: VecDeque::new() }
     }
 
     /// One notice of the tool server. Its words are cut, not believed.
     pub(crate) fn report(&mut self, progress: f64, total: Option<f64>, message: Option<&str>) {
-        let now = Instant::now();
-        let early = |(last, at): (f64, Instant)| progress <= last || now < at + PAUSE;
-        if !progress.is_finite() || self.last.is_some_and(early) {
+        self.report_at(Instant::now(), progress, total, message);
+    }
+
+    fn report_at(
+        &mut self,
+        now: Instant,
+        progress: f64,
+        total: Option<f64>,
+        message: Option<&str>,
+    ) {
+        self.sent.retain(|sent| now < *sent + WINDOW);
+        let grows = self.last.is_none_or(|last| progress > last);
+        if !progress.is_finite() || !grows || self.sent.len() >= NOTICES {
             return;
         }
-        self.last = Some((progress, now));
+        self.last = Some(progress);
+        self.sent.push_back(now);
         let notice = Progress {
             progress_token: self.id,
             progress,
@@ -132,24 +147,27 @@ mod tests {
 
     #[test]
     fn progress_grows_keeps_its_pace_and_is_cut() {
-        let (outgoing, mut queue) = mpsc::channel(4);
+        let (outgoing, mut queue) = mpsc::channel(64);
         let mut reporter = Reporter::new(7, outgoing);
         let long = "é".repeat(MAX_PROGRESS_MESSAGE_BYTES);
-        reporter.report(1.0, Some(f64::INFINITY), Some(&long));
-        reporter.report(2.0, None, None); // too soon
-        std::thread::sleep(PAUSE);
-        reporter.report(1.0, None, None); // not further
-        reporter.report(f64::NAN, None, None);
-        reporter.report(3.0, Some(4.0), None);
+        let start = Instant::now();
+        reporter.report_at(start, 1.0, Some(f64::INFINITY), Some(&long));
+        reporter.report_at(start, 1.0, None, None); // not further
+        reporter.report_at(start, f64::NAN, None, None);
+        for step in 2..40 {
+            reporter.report_at(start, f64::from(step), None, None); // nine of them
+        }
+        reporter.report_at(start + WINDOW, 50.0, Some(51.0), None);
         let notices: Vec<Progress> = std::iter::from_fn(|| queue.try_recv().ok())
             .map(|line| match Message::parse(line.strip_suffix(b"\n").unwrap()).unwrap() {
                 Message::Notification { params, .. } => serde_json::from_value(params).unwrap(),
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(notices.len(), 2);
+        assert_eq!(notices.len(), NOTICES + 1);
         assert_eq!((notices[0].progress, notices[0].total), (1.0, None));
         assert!(notices[0].message.as_ref().unwrap().len() <= MAX_PROGRESS_MESSAGE_BYTES);
-        assert_eq!((notices[1].progress, notices[1].total), (3.0, Some(4.0)));
+        assert_eq!((notices[9].progress, notices[9].total), (10.0, None));
+        assert_eq!((notices[10].progress, notices[10].total), (50.0, Some(51.0)));
     }
 }

@@ -167,6 +167,7 @@ fn finished(told: Told, era: Era) -> Response<Body> {
     let Told::Answer(bytes, code) = told else { return reply::empty(StatusCode::NO_CONTENT) };
     let status = match code {
         Some(error_code::METHOD_NOT_FOUND) if era == Era::Modern => StatusCode::NOT_FOUND,
+        Some(error_code::INVALID_PARAMS) if era == Era::Modern => StatusCode::BAD_REQUEST,
         Some(PARSE_ERROR | error_code::INVALID_REQUEST | HEADER_MISMATCH | UNSUPPORTED_VERSION) => {
             StatusCode::BAD_REQUEST
         }

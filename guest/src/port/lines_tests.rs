@@ -45,7 +45,8 @@ async fn a_call_goes_through_in_both_eras() {
     assert_eq!(legacy["result"], json!({"content": [], "structuredContent": {}}));
     let modern = json!({"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {
         "name": "echo", "arguments": {"x": 1},
-        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}}});
+        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {}}}});
     let modern = client.ask(&modern.to_string()).await;
     assert_eq!((&modern["id"], &modern["result"]["resultType"]), (&json!("a"), &json!("complete")));
     let killed = client.ask(&call(2, "killed")).await;

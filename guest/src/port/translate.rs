@@ -39,16 +39,27 @@ pub(super) enum Ask {
 
 /// The era of a request with `params`.
 pub(super) fn era(params: &Value) -> Result<Era, RpcError> {
-    let version = params.get("_meta").and_then(|fields| fields.get(meta::PROTOCOL_VERSION));
-    match version {
+    let field = |name: &str| params.get("_meta").and_then(|fields| fields.get(name));
+    match field(meta::PROTOCOL_VERSION) {
         None => Ok(Era::Legacy),
-        Some(version) if version == MCP_VERSION => Ok(Era::Modern),
+        Some(version) if version == MCP_VERSION => {
+            match field(meta::CLIENT_CAPABILITIES).is_some_and(Value::is_object) {
+                true => Ok(Era::Modern),
+                false => Err(no_meta(meta::CLIENT_CAPABILITIES, "an object")),
+            }
+        }
         Some(version) => Err(RpcError {
             code: UNSUPPORTED_VERSION,
             message: "unsupported protocol version".to_owned(),
             details: json!({"supported": [MCP_VERSION], "requested": version}),
         }),
     }
+}
+
+/// A request of the modern era lacks what its `_meta` must have.
+pub(super) fn no_meta(name: &str, expected: &str) -> RpcError {
+    let message = format!("params._meta, {name}: expected {expected}");
+    RpcError::new(error_code::INVALID_PARAMS, message)
 }
 
 /// What the request `method` with `params` asks in its era.
@@ -136,11 +147,8 @@ fn call(params: &Value) -> Result<Ask, RpcError> {
     if !(1..=128).contains(&tool.len()) {
         return Err(wrong("name", "1 to 128 bytes"));
     }
-    for field in ["inputResponses", "requestState", "task"] {
-        if params.get(field).is_some() {
-            return Err(wrong(field, "none: this server never asks for input"));
-        }
-    }
+    // What answers a question that was never asked (inputResponses, requestState),
+    // or asks for a task, which is not declared, is ignored, as MCP has it.
     let arguments = match params.get("arguments") {
         None => Value::Object(Map::new()),
         Some(Value::Object(arguments)) => Value::Object(arguments.clone()),
@@ -170,7 +178,10 @@ mod tests {
     use super::*;
 
     fn modern() -> Value {
-        json!({"_meta": {(meta::PROTOCOL_VERSION): MCP_VERSION}})
+        json!({"_meta": {
+            (meta::PROTOCOL_VERSION): MCP_VERSION,
+            (meta::CLIENT_CAPABILITIES): {},
+        }})
     }
 
     #[test]
@@ -180,6 +191,13 @@ mod tests {
         let error = era(&json!({"_meta": {(meta::PROTOCOL_VERSION): "2030-01-01"}})).unwrap_err();
         assert_eq!(error.code, UNSUPPORTED_VERSION);
         assert_eq!(error.details["supported"], json!([MCP_VERSION]));
+        for capabilities in [Value::Null, json!([]), json!("all")] {
+            let mut params = modern();
+            params["_meta"][meta::CLIENT_CAPABILITIES] = capabilities;
+            let error = era(&params).unwrap_err();
+            assert_eq!(error.code, error_code::INVALID_PARAMS);
+            assert!(error.message.contains("clientCapabilities"), "{error}");
+        }
     }
 
     #[test]
@@ -223,7 +241,6 @@ mod tests {
             (json!({"name": ""}), "params.name"),
             (json!({"name": "x".repeat(129)}), "params.name"),
             (json!({"name": "t", "arguments": []}), "params.arguments"),
-            (json!({"name": "t", "requestState": "s"}), "params.requestState"),
         ];
         for (params, field) in cases {
             let error = ask(Era::Legacy, "tools/call", &params).unwrap_err();

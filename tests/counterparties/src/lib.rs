@@ -84,7 +84,7 @@ impl House {
              admin_socket = \"admin.sock\"\nidentity_ca_file = \"identity-ca.pem\"\n\
              confine_program = {:?}\n\
              boundary = \"same-host\"\n[[issuer]]\nname = \"ops\"\nkey = \"{}\"\n{upstreams}",
-            confine_program(),
+            example("confine"),
             text::hex(grants.public()),
         );
         std::fs::write(folder.join("gateway.toml"), text).unwrap();
@@ -189,10 +189,22 @@ impl House {
     }
 }
 
-/// The gateway's example that confines tool servers, built beside the tests.
-fn confine_program() -> PathBuf {
+/// The tools of the example `suite`.
+pub const SUITE_TOOLS: &[&str] = &[
+    "test_simple_text",
+    "test_image_content",
+    "test_audio_content",
+    "test_embedded_resource",
+    "test_multiple_content_types",
+    "test_error_handling",
+    "test_tool_with_progress",
+    "json_schema_2020_12_tool",
+];
+
+/// The path of an example, built beside the tests.
+pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("examples/confine")
+    test.parent().unwrap().parent().unwrap().join("examples").join(name)
 }
 
 /// One confined upstream of a configuration, its tools of the least risk;

@@ -8,7 +8,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, ORIGIN};
 use serde_json::{Value, json};
 
 use crate::port::desk::Request;
-use crate::port::translate::{Era, LEGACY_VERSIONS, UNSUPPORTED_VERSION};
+use crate::port::translate::{Era, LEGACY_VERSIONS, UNSUPPORTED_VERSION, no_meta};
 
 /// HeaderMismatch (MCP 2026-07-28, basic/transports, error codes).
 pub(super) const HEADER_MISMATCH: i64 = -32020;
@@ -101,7 +101,7 @@ fn check_legacy(version: Option<&str>, message: &Request) -> Result<Era, RpcErro
         Some(version) if LEGACY_VERSIONS.contains(&version) => Ok(Era::Legacy),
         // A notification has no answer; the modern era asks nothing of its `_meta`.
         Some(MCP_VERSION) if message.id.is_none() => Ok(Era::Modern),
-        Some(MCP_VERSION) => Err(mismatch(VERSION, "the version of the body's _meta", MCP_VERSION)),
+        Some(MCP_VERSION) => Err(no_meta(meta::PROTOCOL_VERSION, MCP_VERSION)),
         Some(version) => Err(unsupported(version)),
     }
 }
@@ -150,6 +150,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use casemate_ledger::cgp::error_code;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!(check_message(&headers(&[]), &ping), Ok(Era::Legacy));
         let code =
             |version| check_message(&headers(&[(VERSION, version)]), &ping).unwrap_err().code;
-        assert_eq!(code(MCP_VERSION), HEADER_MISMATCH);
+        assert_eq!(code(MCP_VERSION), error_code::INVALID_PARAMS);
         assert_eq!(code("2030-01-01"), UNSUPPORTED_VERSION);
     }
 }

@@ -76,7 +76,8 @@ fn call(tool: &str, fields: Value) -> Value {
 }
 
 fn modern(tool: &str) -> (Value, [(&str, &str); 3]) {
-    let body = call(tool, json!({(meta::PROTOCOL_VERSION): MCP_VERSION}));
+    let body =
+        call(tool, json!({(meta::PROTOCOL_VERSION): MCP_VERSION, (meta::CLIENT_CAPABILITIES): {}}));
     let headers =
         [("mcp-protocol-version", MCP_VERSION), ("mcp-method", "tools/call"), ("mcp-name", tool)];
     (body, headers)
@@ -119,7 +120,7 @@ async fn what_is_refused_has_its_status() {
     assert_eq!(status, 400);
     assert!(answer.contains("-32020") && answer.contains("mcp-name"), "{answer}");
     let unknown = json!({"jsonrpc": "2.0", "id": 1, "method": "prompts/list",
-        "params": {"_meta": {(meta::PROTOCOL_VERSION): MCP_VERSION}}});
+        "params": {"_meta": {(meta::PROTOCOL_VERSION): MCP_VERSION, (meta::CLIENT_CAPABILITIES): {}}}});
     let headers = [("mcp-protocol-version", MCP_VERSION), ("mcp-method", "prompts/list")];
     let (status, _, answer) = client.post(&headers, &unknown).await;
     assert!(status == 404 && answer.contains("-32601"), "{status} {answer}");
