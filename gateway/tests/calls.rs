@@ -142,7 +142,7 @@ async fn a_killed_sandbox_is_cut_off_and_its_call_is_cancelled() {
     let credential = port.credential;
     let wire = scene.house.connect(&scene.gateway, &credential).await;
     let error = Port::hello(wire, credential, 1, [0; 32]).await.err().unwrap();
-    assert_eq!(error.code, error_code::LEASE, "{error}");
+    assert_eq!(error.code, error_code::IDENTITY, "{error}");
     let Reply::Log(entries) = scene.admin(Command::Log { from: 0, count: 100 }).await else {
         panic!()
     };

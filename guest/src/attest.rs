@@ -48,6 +48,13 @@ pub enum AttestError {
     },
 }
 
+impl AttestError {
+    /// Whether the verifier said no, which asking again does not change.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Http(HttpError::Denied { .. }))
+    }
+}
+
 /// One connection to the verifier.
 #[derive(Debug)]
 pub struct Session {

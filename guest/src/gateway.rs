@@ -66,7 +66,7 @@ pub enum GatewayError {
     /// The gateway refused the session, or a call in a way that ends it.
     #[error("gateway: {0}")]
     Refused(RpcError),
-    /// The gateway serves no calls on this stream any more.
+    /// The gateway serves no calls on this stream any more, or none for now.
     #[error("gateway: {0}")]
     Interrupted(RpcError),
     /// No answer in time.
@@ -89,13 +89,31 @@ pub enum GatewayError {
 }
 
 impl GatewayError {
+    /// Why there is no session: for good, or for as long as the gateway has
+    /// stopped the sandbox, cannot write its log, or has too much to do.
+    fn of_hello(error: RpcError) -> Self {
+        match error.code {
+            error_code::LEASE | error_code::LOG | error_code::OVERLOAD => Self::Interrupted(error),
+            _ => Self::Refused(error),
+        }
+    }
+
     /// Whether another stream may do better.
     fn is_passing(&self) -> bool {
         match self {
             Self::Mux(_) | Self::Tls(_) | Self::Io(_) | Self::Closed => true,
             Self::Interrupted(_) | Self::Timeout { .. } | Self::LeaseOver => true,
+            Self::Renewal(error) => !error.is_refusal(),
             Self::Line(_) | Self::Message(_) | Self::Field { .. } => false,
-            Self::Refused(_) | Self::Renewal(_) | Self::Random => false,
+            Self::Refused(_) | Self::Random => false,
+        }
+    }
+
+    /// The gateway's answer to a sandbox that its operator has stopped.
+    fn as_stop(&self) -> Option<&RpcError> {
+        match self {
+            Self::Interrupted(error) if error.code == error_code::LEASE => Some(error),
+            _ => None,
         }
     }
 }

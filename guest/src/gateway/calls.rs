@@ -98,6 +98,18 @@ impl Calls {
         Ok(())
     }
 
+    /// The sandbox is stopped: nothing of what was asked waits for its end.
+    pub(super) fn refuse(&mut self, stop: &RpcError) {
+        for asked in std::mem::take(&mut self.waiting) {
+            asked.answer(Err(stop.clone()));
+        }
+        for (_, asked) in std::mem::take(&mut self.open) {
+            // What was sent may have run.
+            let sent = asked.signed.is_some();
+            asked.answer(if sent { Ok(unknown()) } else { Err(stop.clone()) });
+        }
+    }
+
     pub(super) fn renew(&mut self, notice: &LeaseNotice) {
         self.chain.lease(notice);
         self.lease_ends = Instant::now() + Duration::from_millis(notice.ttl_ms.min(MAX_TTL_MS));

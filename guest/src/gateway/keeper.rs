@@ -4,18 +4,20 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::time::{Instant, sleep, sleep_until};
+use casemate_ledger::cgp::RpcError;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::calls::Calls;
 use super::session::Session;
 use super::{Dial, Gateway, GatewayError};
-use crate::attest::{AttestError, Attested};
+use crate::attest::Attested;
 use crate::console::say;
-use crate::http::HttpError;
 use crate::identity::Identity;
 
 /// How long a machine may be without its gateway before it ends.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// After so many failures the next try is made under a new certificate.
+const TRIES_OF_ONE_CERTIFICATE: u32 = 3;
 /// The first and the longest pause between two tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -39,11 +41,11 @@ pub async fn connect<D: Dial>(
     places: usize,
 ) -> Result<(Gateway, Keeper<D>), GatewayError> {
     let (gateway, queues) = Gateway::new(places);
-    let mut calls = Calls::new(identity, &attested, queues);
-    let stream = dial.connect(&attested).await?;
-    let session = Session::greet(stream, &mut calls, &attested).await?;
-    let (renewal, session) = (renewal(&attested), Some(session));
-    Ok((gateway, Keeper { dial, attested, renewal, calls, session }))
+    let calls = Calls::new(identity, &attested, queues);
+    let renewal = renewal(&attested);
+    let mut keeper = Keeper { dial, attested, renewal, calls, session: None };
+    keeper.reconnect().await?;
+    Ok((gateway, keeper))
 }
 
 impl<D: Dial> Keeper<D> {
@@ -74,26 +76,57 @@ impl<D: Dial> Keeper<D> {
         self.reconnect().await
     }
 
+    /// A new stream. How long a stopped sandbox waits for it is its host's to
+    /// decide, who can end the machine; anything else has its time.
     async fn reconnect(&mut self) -> Result<(), GatewayError> {
-        let patience = Instant::now() + RECONNECT_PATIENCE;
-        let mut pause = PAUSES.0;
+        let mut patience = Instant::now() + RECONNECT_PATIENCE;
+        let (mut pause, mut failed) = (PAUSES.0, 0);
         loop {
-            match self.try_once().await {
-                Err(error) if error.is_passing() && Instant::now() < patience => {
-                    sleep(pause).await;
-                    pause = (pause * 2).min(PAUSES.1);
+            let Err(error) = self.try_once().await else { return Ok(()) };
+            let stop = error.as_stop();
+            if stop.is_some() {
+                patience = Instant::now() + RECONNECT_PATIENCE;
+            } else if !error.is_passing() || Instant::now() >= patience {
+                return Err(error);
+            } else {
+                failed += 1;
+                if failed == TRIES_OF_ONE_CERTIFICATE {
+                    // The clock of a machine that was paused is late, and so its renewal.
+                    self.renewal.0 = Instant::now();
                 }
-                outcome => return outcome,
             }
+            self.rest(pause, stop).await;
+            pause = (pause * 2).min(PAUSES.1);
         }
+    }
+
+    /// Waits. Who calls while the sandbox is stopped is told so.
+    async fn rest(&mut self, pause: Duration, stop: Option<&RpcError>) {
+        let end = Instant::now() + pause;
+        if let Some(stop) = stop {
+            self.calls.refuse(stop);
+            while let Ok(Some(command)) = timeout_at(end, self.calls.queue.recv()).await {
+                let _ = command.reply.send(Err(stop.clone()));
+            }
+            while self.calls.given_up.try_recv().is_ok() {}
+        }
+        sleep_until(end).await;
     }
 
     async fn try_once(&mut self) -> Result<(), GatewayError> {
         // A machine that was paused may wake up with a certificate that is over.
-        if Instant::now() >= self.renewal.0 || remaining(&self.attested).is_zero() {
-            let wrong = |error| GatewayError::Renewal(Box::new(error));
-            self.attested = self.dial.attest().await.map_err(wrong)?;
-            self.renewal = renewal(&self.attested);
+        let over = remaining(&self.attested).is_zero();
+        if over || Instant::now() >= self.renewal.0 {
+            match self.dial.attest().await {
+                Ok(attested) => {
+                    self.renewal = renewal(&attested);
+                    self.attested = attested;
+                }
+                Err(error) if over || error.is_refusal() => {
+                    return Err(GatewayError::Renewal(Box::new(error)));
+                }
+                Err(error) => say(&format!("identity, renewal: {error}; the old one goes on")),
+            }
         }
         let stream = self.dial.connect(&self.attested).await?;
         let session = Session::greet(stream, &mut self.calls, &self.attested).await?;
@@ -112,7 +145,7 @@ async fn attest_in_time<D: Dial>(
     loop {
         match dial.attest().await {
             Ok(attested) => return Ok(attested),
-            Err(error) if is_refusal(&error) || Instant::now() >= over => {
+            Err(error) if error.is_refusal() || Instant::now() >= over => {
                 return Err(GatewayError::Renewal(Box::new(error)));
             }
             Err(error) => say(&format!("identity, renewal: {error}; trying again")),
@@ -120,10 +153,6 @@ async fn attest_in_time<D: Dial>(
         sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
     }
-}
-
-fn is_refusal(error: &AttestError) -> bool {
-    matches!(error, AttestError::Http(HttpError::Denied { .. }))
 }
 
 /// When two thirds of the certificate's time are over, and when all of it is.

@@ -52,7 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     return from_value("hello", reply);
                 }
                 Message::Response { id: 0, result: Err(error) } => {
-                    return Err(GatewayError::Refused(error));
+                    return Err(GatewayError::of_hello(error));
                 }
                 Message::Notification { .. } => {}
                 _ => return Err(wrong("message", "the answer to hello", "another")),

@@ -22,6 +22,8 @@ pub(crate) struct Gateway {
     nonce: u8,
     /// Calls that it was asked to lose, which it does once each.
     lost: Vec<String>,
+    /// How many of the next hellos are refused, and with which code.
+    pub(crate) refusals: (u64, i64),
 }
 
 /// What follows from a request.
@@ -34,7 +36,14 @@ enum Next {
 
 impl Gateway {
     pub(crate) fn new(key: [u8; 32]) -> Self {
-        Self { key, ttl_ms: 60_000, accepted: (0, [0; 32]), nonce: 1, lost: Vec::new() }
+        Self {
+            key,
+            ttl_ms: 60_000,
+            accepted: (0, [0; 32]),
+            nonce: 1,
+            lost: Vec::new(),
+            refusals: (0, 0),
+        }
     }
 
     /// Serves one connection to its end.
@@ -91,6 +100,10 @@ impl Gateway {
 
     fn answer(&mut self, method: &str, params: &Value) -> Next {
         Next::Answer(match method {
+            method::HELLO if self.refusals.0 > 0 => {
+                self.refusals.0 -= 1;
+                Err(RpcError::new(self.refusals.1, "not now"))
+            }
             method::HELLO => {
                 let hello: Hello = serde_json::from_value(params.clone()).unwrap();
                 assert_eq!(hello.protocol.as_str(), PROTOCOL);
@@ -139,6 +152,11 @@ impl Gateway {
                 self.accepted = (signed.sequence, signed.digest());
             }
             return Next::Answer(Err(RpcError::new(code, "as asked")));
+        }
+        if let Some(code) = arguments["refuse"].as_i64() {
+            self.refusals = (arguments["times"].as_u64().unwrap(), code);
+            self.accepted = (signed.sequence, signed.digest());
+            return Next::HangUp;
         }
         let lose = arguments["lose"].as_str().unwrap_or_default();
         let decided = lose != "call" || self.lost.iter().any(|lost| lost == lose);

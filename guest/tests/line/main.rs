@@ -37,6 +37,8 @@ use verifier::{Fault, Verifier};
 
 const VERIFIER: &str = "verifier.test";
 const GATEWAY: &str = "gateway.test";
+/// More hellos than a test has time for.
+const ALWAYS: u64 = 1_000_000;
 
 struct Line {
     mux: Guest,
@@ -381,4 +383,85 @@ async fn a_gateway_that_remembers_other_calls_is_refused() {
     let outcome = connect(line.machine(), identity, attested, 4).await;
     let error = outcome.map(drop).unwrap_err();
     assert!(error.to_string().contains("accepted_sequence: expected 0"), "{error}");
+}
+
+impl Line {
+    /// Has the stand-in refuse the next hellos; returns when the first one was made.
+    async fn refuse(&self, tools: &impl Tools, code: i64, times: u64) {
+        let before = self.streams.load(Ordering::Relaxed);
+        let tools = tools.clone();
+        let arguments = json!({"refuse": code, "times": times});
+        tokio::spawn(async move { tools.call("echo".into(), arguments, None).await });
+        while self.streams.load(Ordering::Relaxed) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_sandbox_lives_on_and_its_calls_are_told_of_the_stop() {
+    let line = line(Fault::None, |gateway| gateway.refusals = (2, error_code::LEASE));
+    // Stopped when it boots already: it waits for its first session.
+    let (tools, session) = line.connect().await;
+    assert_eq!(line.streams.load(Ordering::Relaxed), 3);
+    tools.call("echo".into(), json!({}), None).await.unwrap();
+    line.refuse(&tools, error_code::LEASE, 5).await;
+    let mut told = 0;
+    let result = loop {
+        match tools.call("echo".into(), json!({"turn": 1}), None).await {
+            Ok(result) => break result,
+            Err(error) => {
+                assert_eq!((error.code, error.message.as_str()), (error_code::LEASE, "not now"));
+                told += 1;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    };
+    // Lifted: the chain goes on where it was.
+    assert_eq!(result["structuredContent"]["turn"], 1);
+    assert!(told >= 2, "{told}");
+    assert!(!session.is_finished());
+}
+
+/// Runs on the clock of the test: ten minutes pass at once.
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_waited_out_and_a_gateway_that_cannot_serve_only_for_a_minute() {
+    for (code, lives) in
+        [(error_code::LEASE, true), (error_code::LOG, false), (error_code::OVERLOAD, false)]
+    {
+        let line = line(Fault::None, |_| {});
+        let (tools, session) = line.connect().await;
+        let start = tokio::time::Instant::now();
+        line.refuse(&tools, code, ALWAYS).await;
+        let ended = tokio::time::timeout(Duration::from_secs(600), session).await;
+        assert_eq!(ended.is_err(), lives, "{code}");
+        if let Ok(ended) = ended {
+            let ended = ended.unwrap();
+            assert!(matches!(&ended, GatewayError::Interrupted(e) if e.code == code), "{ended}");
+            let waited = start.elapsed();
+            assert!((60..70).contains(&waited.as_secs()), "{waited:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_cannot_serve_for_now_is_waited_for() {
+    for code in [error_code::LOG, error_code::OVERLOAD] {
+        let line = line(Fault::None, |_| {});
+        let (tools, session) = line.connect().await;
+        line.refuse(&tools, code, 3).await;
+        let result = tools.call("echo".into(), json!({"turn": 2}), None).await.unwrap();
+        assert_eq!(result["structuredContent"]["turn"], 2);
+        assert!(!session.is_finished());
+    }
+}
+
+#[tokio::test]
+async fn an_identity_that_is_refused_for_good_ends_the_machines_calls() {
+    let line = line(Fault::None, |_| {});
+    let (tools, session) = line.connect().await;
+    line.refuse(&tools, error_code::IDENTITY, ALWAYS).await;
+    let ended = session.await.unwrap();
+    let refused = matches!(&ended, GatewayError::Refused(e) if e.code == error_code::IDENTITY);
+    assert!(refused, "{ended}");
 }
