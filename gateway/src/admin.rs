@@ -289,7 +289,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, listener: UnixListener) {
 }
 
 /// Whether the user `peer` may command a gateway that runs as `own`.
-fn may_operate(peer: u32, own: u32) -> bool {
+pub(crate) fn may_operate(peer: u32, own: u32) -> bool {
     peer == own || peer == 0
 }
 
@@ -428,6 +428,7 @@ async fn revoke(
         let mut state = locked(&gateway.state);
         // Whatever the disk says, it is revoked from here on.
         state.revoke(&revocation.target);
+        state.stir();
         gateway.journal.write(LeafKind::Revocation, revocation).map_err(|e| e.to_string())?
     };
     let (index, _) = written.durable().await.map_err(|error| error.to_string())?;

@@ -32,6 +32,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The unix socket of the operator, mode 0600.
     pub admin_socket: PathBuf,
+    /// The unix socket of hosts, mode 0600: they keep their machines only while it answers.
+    #[serde(default)]
+    pub host_socket: Option<PathBuf>,
     /// The certificate (PEM) of the verifier's identity CA.
     pub identity_ca_file: PathBuf,
     /// The boundary class of the gateway itself, written into every decision.
@@ -188,6 +191,7 @@ impl Config {
         let rules = self.rules.as_mut().map(|rules| &mut rules.file);
         let optional = self.revoked_identities_file.as_mut().into_iter().chain(rules);
         let optional = optional.chain(self.witness_policy_file.as_mut());
+        let optional = optional.chain(self.host_socket.as_mut());
         for path in paths.into_iter().chain(listen).chain(optional) {
             *path = base.join(&*path);
         }
@@ -228,6 +232,7 @@ impl Config {
         let names = self.upstreams.iter().map(|upstream| upstream.name.as_str());
         distinct("upstream.name", names)?;
         let private = [self.state_dir.as_path(), self.admin_socket.as_path()];
+        let private: Vec<&Path> = private.into_iter().chain(self.host_socket.as_deref()).collect();
         self.upstreams.iter().try_for_each(|upstream| upstream.check(&private))
     }
 }

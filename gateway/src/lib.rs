@@ -21,6 +21,7 @@ mod decide;
 mod envelope;
 mod execute;
 mod grant_file;
+mod hosts;
 mod inflight;
 mod journal;
 mod keys;

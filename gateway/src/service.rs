@@ -34,7 +34,7 @@ use crate::state::{Persons, Place, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
 use crate::witnesses::{self, Witnesses};
-use crate::{admin, artefacts, policy, schema, session};
+use crate::{admin, artefacts, hosts, policy, schema, session};
 
 /// A gateway that has recovered and is ready to serve.
 pub struct Gateway {
@@ -130,8 +130,8 @@ pub enum Error {
     },
 }
 
-/// The operator's socket and the witnesses.
-const OWN_TASKS: usize = 2;
+/// The operator's socket, the hosts', and the witnesses.
+const OWN_TASKS: usize = 3;
 const KEY_DIRECTORY: &str = "keys";
 const LOG_SEGMENT_BYTES: u64 = 64 << 20;
 /// How long running calls may take to end when the gateway stops.
@@ -275,10 +275,12 @@ impl Gateway {
     /// Serves ports and the operator until `stopped` turns true.
     pub async fn serve(self: &Arc<Self>, mut stopped: watch::Receiver<bool>) -> Result<(), Error> {
         let admin = listen_unix(&self.config.admin_socket)?;
+        let hosts = self.config.host_socket.as_deref().map(listen_unix).transpose()?;
         let ports = Ports::listen(&self.config.listen).await?;
         let slots = Arc::new(Semaphore::new(self.config.connections));
         let mut tasks = JoinSet::new();
         tasks.spawn(admin::serve(Arc::clone(self), admin));
+        tasks.spawn(hosts::serve(Arc::clone(self), hosts));
         tasks.spawn(witnesses::run(Arc::clone(self)));
         tracing::info!(listen = ?self.config.listen, log = self.config.log_origin, "serving");
         loop {
@@ -310,7 +312,9 @@ impl Gateway {
         if let Some(spans) = self.spans.clone() {
             let _ = tokio::task::spawn_blocking(move || spans.close()).await;
         }
-        let _ = remove_socket(&self.config.admin_socket);
+        for socket in [Some(&self.config.admin_socket), self.config.host_socket.as_ref()] {
+            let _ = socket.map(|path| remove_socket(path));
+        }
         Ok(())
     }
 

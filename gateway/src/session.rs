@@ -20,10 +20,10 @@ use crate::envelope::{Chain, Lease};
 use crate::inflight::{Calls, InFlight};
 use crate::keys::random;
 use crate::service::Gateway;
-use crate::state::Connected;
+use crate::state::{Connected, State};
 use crate::sync::{locked, turned_on};
 use crate::upstream::Running;
-use crate::{artefacts, call, listing};
+use crate::{artefacts, call, hosts, listing};
 
 /// A connection whose port said hello.
 pub(crate) struct Session {
@@ -122,6 +122,7 @@ async fn greet(
     artefacts::keep(&gateway.config.state_dir, &caller, chain, &hello.bundle)
         .await
         .map_err(|error| log_error(&error))?;
+    let machine = gateway.config.host_socket.as_ref().and_then(|_| hosts::machine(&hello.bundle));
     let now = gateway.clock.now();
     let event = Event {
         sandbox: Some(caller.sandbox.clone()),
@@ -133,12 +134,11 @@ async fn greet(
     let (switch, ended) = watch::channel(false);
     let (written, lease, sequence, hash) = {
         let mut state = locked(&gateway.state);
-        if state.is_ended(&caller) {
-            return Err(RpcError::new(
-                error_code::LEASE,
-                "the sandbox was stopped by its operator",
-            ));
+        // Also of who is refused: a stop has to find its machine.
+        if let Some(machine) = machine {
+            state.locate(machine, &caller);
         }
+        refuse_ended(&state, &caller)?;
         let instance = (caller.sandbox.clone(), caller.claims.epoch);
         let later = (caller.sandbox.clone(), caller.claims.epoch.saturating_add(1));
         let newer = state.chains.range(later..).next();
@@ -174,6 +174,18 @@ async fn greet(
     };
     let servers = (0..gateway.config.upstreams.len()).map(|at| (at, Arc::default())).collect();
     Ok((Session { caller, servers, ended, lease: lease.id }, switch, reply))
+}
+
+/// Whether the sandbox may connect; if not, for now or for good.
+fn refuse_ended(state: &State, caller: &Identity) -> Result<(), RpcError> {
+    if state.is_dead(caller) {
+        let text = "the sandbox was killed or its key revoked, for good";
+        return Err(RpcError::new(error_code::IDENTITY, text));
+    }
+    if state.is_ended(caller) {
+        return Err(RpcError::new(error_code::LEASE, "the sandbox was stopped by its operator"));
+    }
+    Ok(())
 }
 
 fn check_hello(gateway: &Gateway, caller: &Identity, hello: &Hello) -> Result<(), RpcError> {
@@ -414,17 +426,17 @@ async fn write_line<W: AsyncWrite + Unpin>(writer: &mut W, line: &[u8]) -> io::R
 }
 
 /// Lines of bounded length from a stream. Dropping [`Self::next`] loses nothing.
-struct Lines<R> {
+pub(crate) struct Lines<R> {
     reader: R,
     buffer: LineBuffer,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self { reader, buffer: LineBuffer::default() }
     }
 
-    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut chunk = vec![0; 16 * 1024];
         loop {
             if let Some(line) = self.buffer.next_line().map_err(io::Error::other)? {

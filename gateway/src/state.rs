@@ -19,6 +19,7 @@ use crate::decide::{
     Breakers, Denials, Ended, Exact, Health, Held, Holds, Loops, Pending, Standing, Statement, User,
 };
 use crate::envelope::Chain;
+use crate::hosts::Machine;
 use crate::stops::Stops;
 
 /// Approvers by name: who they are, and their keys.
@@ -56,6 +57,10 @@ pub(crate) struct State {
     pub(crate) denials: Denials,
     /// The outcome's leaf by the decision's leaf.
     pub(crate) outcomes: HashMap<u64, u64>,
+    /// The sandboxes that said hello from each machine, by their URI.
+    pub(crate) machines: HashMap<Machine, BTreeMap<String, Identity>>,
+    /// Counts what may change the fate of machines, for their hosts.
+    pub(crate) stirred: watch::Sender<u64>,
     /// The switch that ends each connection.
     pub(crate) sessions: HashMap<Instance, Connected>,
 }
@@ -218,11 +223,27 @@ impl State {
         }
     }
 
+    /// Whether `caller` may not call any more: nothing lifts this.
+    pub(crate) fn is_dead(&self, caller: &Identity) -> bool {
+        self.stopped.contains(&caller.sandbox) || self.revoked_keys.contains(&caller.key_id())
+    }
+
     /// Whether `caller` may not call, now or any more.
     pub(crate) fn is_ended(&self, caller: &Identity) -> bool {
-        self.stopped.contains(&caller.sandbox)
-            || self.revoked_keys.contains(&caller.key_id())
-            || self.stops.of(caller).is_some()
+        self.is_dead(caller) || self.stops.of(caller).is_some()
+    }
+
+    /// Notes from which machine `caller` said hello.
+    pub(crate) fn locate(&mut self, machine: Machine, caller: &Identity) {
+        let known = self.machines.entry(machine).or_default();
+        if known.insert(caller.sandbox.clone(), caller.clone()).is_none() {
+            self.stir();
+        }
+    }
+
+    /// Has the hosts asked about be answered anew.
+    pub(crate) fn stir(&self) {
+        self.stirred.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Ends the connections of all who are stopped.

@@ -55,14 +55,20 @@ impl Stops {
         task: Option<&String>,
         sandbox: &str,
     ) -> Option<(&Scope, StopLevel)> {
-        let concerns = |scope: &&Scope| match scope {
-            Scope::All => true,
-            Scope::Tenant(name) => name == tenant,
-            Scope::Task(name) => Some(name) == task,
-            Scope::Sandbox(uri) => uri == sandbox,
-        };
-        let scope = self.0.keys().rev().find(concerns)?;
+        let scope = |scope: &&Scope| concerns(scope, tenant, task, Some(sandbox));
+        let scope = self.0.keys().rev().find(scope)?;
         self.0.get_key_value(scope).map(|(scope, (level, _))| (scope, *level))
+    }
+
+    /// The hardest of the stops that concern a machine.
+    pub(crate) fn level(
+        &self,
+        tenant: &str,
+        task: &String,
+        sandbox: Option<&str>,
+    ) -> Option<StopLevel> {
+        let stops = self.0.iter().filter(|(scope, _)| concerns(scope, tenant, Some(task), sandbox));
+        stops.map(|(_, (level, _))| *level).max()
     }
 
     fn list(&self) -> Vec<Stopped> {
@@ -73,6 +79,15 @@ impl Stops {
             display: scope.is_wide().then(|| scope.lift_display(digest)),
         };
         self.0.iter().map(one).collect()
+    }
+}
+
+fn concerns(scope: &Scope, tenant: &str, task: Option<&String>, sandbox: Option<&str>) -> bool {
+    match scope {
+        Scope::All => true,
+        Scope::Tenant(name) => name == tenant,
+        Scope::Task(name) => Some(name) == task,
+        Scope::Sandbox(uri) => Some(uri.as_str()) == sandbox,
     }
 }
 
@@ -100,6 +115,7 @@ pub(crate) async fn stop(
         // Whatever the disk says, it is stopped from here on.
         state.stops.take(&stop, [0; 32]);
         state.end_stopped();
+        state.stir();
         let written = gateway.journal.write(LeafKind::Stop, stop).map_err(|e| e.to_string())?;
         let digest = written.record.digest();
         state.stops.take(&written.record, digest);
@@ -144,6 +160,7 @@ pub(crate) async fn lift(
         }
         let written = gateway.journal.write(LeafKind::Stop, lift).map_err(|e| e.to_string())?;
         state.stops.take(&written.record, [0; 32]);
+        state.stir();
         written
     };
     let (index, _) = written.durable().await.map_err(|error| error.to_string())?;
