@@ -1,6 +1,7 @@
 //! X.509 certificates and revocation lists, DER and PEM, and Intel's PCK extension.
 #![no_main]
 
+use casemate_attestation::snp::Vek;
 use casemate_attestation::tdx::SgxExtension;
 use casemate_attestation::x509::{self, Certificate, Crl, PemLimits};
 use libfuzzer_sys::fuzz_target;
@@ -21,4 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = x509::certificates_from_pem(bytes, LIMITS);
     let _ = x509::crls_from_pem(bytes, LIMITS);
     let _ = SgxExtension::parse(bytes);
+    if let Ok(certificate) = certificate {
+        let _ = Vek::parse(certificate);
+    }
 });

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use casemate_attestation::UnixTime;
 use casemate_attestation::azure::PCRS;
+use casemate_attestation::break_list::{BREAK_LIST_TYPE, BreakList, BrokenGeneration};
+use casemate_attestation::cose::Unverified;
 use casemate_attestation::gpu::Report;
 use casemate_attestation::tdx::BodyKind;
 use casemate_model::azure::Paravisor;
@@ -30,7 +32,8 @@ fn main() -> Result<(), Failure> {
         std::fs::write(folder.join(target).join(name), bytes)
     };
     gpu(&write)?;
-    cpu(&write)
+    cpu(&write)?;
+    operator(&write)
 }
 
 type Write<'a> = &'a dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>;
@@ -87,6 +90,27 @@ fn cpu(write: Write<'_>) -> Result<(), Failure> {
     let runtime = paravisor.runtime(&[3; 64]);
     write("azure", "hcl", &Paravisor::snp_report(&report, &runtime))?;
     write("azure", "quote", &paravisor.quote(&NONCE, [[4; 32]; PCRS])?.encode())?;
+    Ok(())
+}
+
+/// What operators and issuers write. The first byte of `signed` says which.
+fn operator(write: Write<'_>) -> Result<(), Failure> {
+    write("texts", "policy", include_bytes!("../../demo/policy.toml"))?;
+    let psp = PspModel::generate(PspConfig::milan(START))?;
+    let anchors = psp.anchor_toml("m");
+    write("texts", "anchors", anchors.as_bytes())?;
+    let entry = BrokenGeneration {
+        id: "CVE-0".to_owned(),
+        generation: "Milan".to_owned(),
+        fixed_in: None,
+        text: "for the seeds".to_owned(),
+    };
+    let list = BreakList { sequence: 1, issued_at: START, entries: vec![entry] };
+    let list = list.sign(&[7; 32], |_| [0; 64]);
+    let list = Unverified::parse(BREAK_LIST_TYPE, &list, list.len())?;
+    write("signed", "break-list", &[&[0], list.unverified_payload()].concat())?;
+    let claims = br#"{"iss":"i","aud":"a","nbf":1789000000,"exp":1791000000}"#;
+    write("signed", "claims", &[&[1], &claims[..]].concat())?;
     Ok(())
 }
 
