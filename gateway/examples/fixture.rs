@@ -39,6 +39,10 @@ const TOOLS: [&str; 16] = [
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let drift = std::env::var_os("FIXTURE_DRIFT").and_then(|path| std::fs::read(path).ok());
+    if drift.is_some_and(|text| text == b"down") {
+        std::process::exit(1);
+    }
     let service = serve_server(Fixture(AtomicBool::new(false)), rmcp::transport::stdio()).await?;
     service.waiting().await?;
     Ok(())
@@ -71,10 +75,7 @@ impl ServerHandler for Fixture {
         let number = |key: &str| arguments.get(key).and_then(Value::as_u64).unwrap_or(0);
         let text = match &*request.name {
             "echo" => arguments.to_string(),
-            "slow" => {
-                tokio::time::sleep(Duration::from_millis(number("ms"))).await;
-                "slept".to_owned()
-            }
+            "slow" => slow(&context, &arguments, number("ms")).await,
             "steps" => steps(&context, number("count"), Duration::from_millis(number("ms"))).await,
             "big" => "x".repeat(usize::try_from(number("bytes")).unwrap_or(0)),
             "descriptors" => descriptors(),
@@ -135,6 +136,14 @@ fn tool(name: &'static str) -> Tool {
     let mut tool = Tool::new(name, description, Arc::new(schema));
     tool.output_schema = Some(Arc::new(output));
     tool
+}
+
+/// Sleeps, and leaves a mark if it is told that nobody waits.
+async fn slow(context: &RequestContext<RoleServer>, arguments: &Value, ms: u64) -> String {
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_millis(ms)) => "slept".to_owned(),
+        () = context.ct.cancelled() => mark(arguments),
+    }
 }
 
 /// Says `count` times how far it is, if the client wants to know.

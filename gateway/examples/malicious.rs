@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 type Input = Lines<StdinLock<'static>>;
 
-const TOOLS: [&str; 16] = [
+const TOOLS: [&str; 17] = [
     "fine",
     "endless_line",
     "notifications",
@@ -27,6 +27,7 @@ const TOOLS: [&str; 16] = [
     "progress",
     "whisper",
     "asks",
+    "late",
 ];
 
 fn main() {
@@ -159,6 +160,7 @@ fn call(id: &Value, params: &Value, input: &mut Input) {
             whisper(&params["_meta"]["progressToken"]);
             answer(id, text("done"));
         }
+        "late" => late(id, input),
         "asks" => {
             let schema = json!({"type": "object", "properties": {"pin": {"type": "string"}}});
             let form = json!({"method": "elicitation/create",
@@ -183,6 +185,16 @@ fn whisper(token: &Value) {
             "params": {"progressToken": token, "progress": progress, "message": message}}));
     }
     std::thread::sleep(pause);
+}
+
+/// Answers when it is told that nobody waits.
+fn late(id: &Value, input: &mut Input) {
+    while let Some(Ok(line)) = input.next() {
+        let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
+        if message["method"] == "notifications/cancelled" && message["params"]["requestId"] == *id {
+            return answer(id, text("paid"));
+        }
+    }
 }
 
 /// Asks its client for everything, and says what came back.

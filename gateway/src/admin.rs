@@ -202,7 +202,7 @@ pub struct StatusReport {
     pub connections: usize,
     /// The calls that run.
     pub running: usize,
-    /// The tools, each with `ok` or `drifted`.
+    /// The tools, each with `ok`, `drifted` or `resting` (its server is down).
     pub tools: Vec<(String, String)>,
 }
 
@@ -509,7 +509,11 @@ fn list_grants(gateway: &Gateway) -> Vec<GrantSummary> {
 
 fn status(gateway: &Gateway) -> StatusReport {
     let tools = gateway.catalogue.all().into_iter().map(|(name, tool)| {
-        let word = if tool.pinned.drifted { "drifted" } else { "ok" };
+        let word = match () {
+            () if tool.pinned.drifted => "drifted",
+            () if tool.pinned.resting => "resting",
+            () => "ok",
+        };
         (name, word.to_owned())
     });
     let head = gateway.journal.head().map(|(head, _)| head);
@@ -543,6 +547,11 @@ fn metrics(gateway: &Gateway) -> String {
         ),
         gauge("casemate_gateway_connections", "Open connections.", count(status.connections)),
         gauge("casemate_gateway_running_calls", "Calls that run.", count(status.running)),
+        gauge(
+            "casemate_gateway_resting_upstreams",
+            "Upstreams that were down at the start and still serve nothing.",
+            count(gateway.catalogue.resting().len()),
+        ),
     ];
     let help = "Seconds that the log has grown unseen by a quorum of witnesses.";
     gauges.extend(

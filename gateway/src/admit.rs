@@ -9,6 +9,7 @@ use casemate_ledger::{
     Label, LeafKind, MAX_APPROVAL_SECONDS, RaisedRisk, Verdict,
 };
 use casemate_ledger_store::{StoreError, step};
+use tokio::sync::watch;
 
 use crate::approve;
 use crate::clock::Now;
@@ -29,6 +30,8 @@ pub(crate) struct Decided {
     pub(crate) verdict: Result<Permit, Denial>,
     /// What the call waits for, if people have to be asked.
     pub(crate) waiting: Option<Waiting>,
+    /// Says when an allowed call must end, and why.
+    pub(crate) cut: watch::Receiver<Option<&'static str>>,
 }
 
 /// A call that waits for people.
@@ -231,17 +234,20 @@ fn write(
     if waiting.is_none() && !written.record.approvals.is_empty() {
         state.holds.finish(&digest, &written.record.approvals);
     }
+    let cut = watch::Sender::default();
+    let told = cut.subscribe();
     if let Ok(permit) = &verdict {
         let budgets = written.record.budgets.clone();
         let caller = call.caller;
         let place = Place { sandbox: caller.sandbox.clone(), tool: call.tool.to_owned(), number };
-        let open = Open { index: written.index, line, budgets, time_ms: now.unix_ms, place };
+        let (index, time_ms) = (written.index, now.unix_ms);
+        let open = Open { index, line, budgets, time_ms, place, cut };
         state.reserve(label, &open);
         state.start(&open.line, &permit.clauses, now);
         state.breakers.entry(call.tool.to_owned()).or_default().start(&caller.sandbox, now);
         state.open.insert(digest, open);
     }
-    Ok(Decided { written, verdict, waiting })
+    Ok(Decided { written, verdict, waiting, cut: told })
 }
 
 /// Puts a call with those that wait, and notes what people are shown of it.
@@ -296,6 +302,8 @@ fn note_loops(
         };
         gateway.journal.write(LeafKind::Event, event).map_err(stopped)?;
         held.suspended = Some(reason);
+        let id = held.grant.id;
+        state.cut_under(&id, "grant_suspended");
     }
     Ok(number)
 }

@@ -10,10 +10,11 @@ use std::time::Duration;
 use casemate_ledger::args::{Commitment, MAX_ARGS_BYTES};
 use casemate_ledger::cgp::{self, Denial, ReceiptPointer, RpcError, error_code, meta, method};
 use casemate_ledger::{
-    Authentic, Decision, Identity, Invocation, LeafKind, Outcome, Record, args, text,
+    Authentic, Decision, Identity, Invocation, LeafKind, Outcome, Record, args, json, text,
 };
 use casemate_ledger_store::{Payload, PayloadKind, StoreError, step};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use crate::admit::{Case, Decided, decide_in_order, release, stopped};
 use crate::catalogue::Tool;
@@ -119,7 +120,7 @@ impl Admitted {
     pub(crate) async fn finish(mut self) -> Result<Value, RpcError> {
         let decided = self.decide().await;
         let decided = decided.inspect_err(|error| self.trace.refused(error))?;
-        let Decided { written, verdict, .. } = decided;
+        let Decided { written, verdict, cut, .. } = decided;
         let durable = written.durable().await.map_err(stopped);
         let (index, record) = durable.inspect_err(|error| self.trace.refused(error))?;
         step!("call.decision-durable");
@@ -141,7 +142,7 @@ impl Admitted {
             Ok(permit) => permit,
             Err(denial) => return Ok(denied(&denial, &receipt)),
         };
-        Ok(self.run(kept, &permit, &record, &mut receipt).await)
+        Ok(self.run(kept, (&permit, cut), &record, &mut receipt).await)
     }
 
     /// The decision that stands: the first one, or the one after people
@@ -177,7 +178,7 @@ impl Admitted {
     async fn run(
         mut self,
         kept: Result<(), StoreError>,
-        permit: &Permit,
+        (permit, cut): (&Permit, watch::Receiver<Option<&'static str>>),
         record: &Authentic<Decision>,
         receipt: &mut ReceiptPointer,
     ) -> Value {
@@ -199,7 +200,7 @@ impl Admitted {
                     permit,
                     decision: record.digest(),
                 };
-                execute(job, self.in_flight).await
+                execute(job, self.in_flight, cut).await
             }
             Err(error) => Execution::refused(&error, gateway.clock.now()),
         };
@@ -371,5 +372,9 @@ fn read_params(params: Value) -> Result<Params, RpcError> {
     if canonical.len() > MAX_ARGS_BYTES {
         return Err(wrong("params, arguments: expected at most 1 MiB in canonical form"));
     }
+    // From here on there is only what was signed: 1.0 was signed as 1, and what
+    // gates see and tools get is that.
+    let arguments =
+        json::parse(&canonical, MAX_ARGS_BYTES).map_err(|error| wrong(&error.to_string()))?;
     Ok(Params { tool, arguments, canonical, invocation, salt })
 }

@@ -23,6 +23,8 @@ use crate::upstream::{Means, Running, UpstreamError};
 /// Every tool by its exposed name.
 pub(crate) struct Catalogue {
     tools: Mutex<BTreeMap<String, Tool>>,
+    /// Why an upstream, by its place, serves nothing yet.
+    resting: Mutex<BTreeMap<usize, String>>,
 }
 
 /// One tool.
@@ -70,21 +72,42 @@ pub enum CatalogueError {
 type Pins = BTreeMap<String, String>;
 
 impl Catalogue {
-    /// Starts each upstream once, lists its tools, and pins them.
+    /// Starts each upstream once, all at the same time, lists its tools, and
+    /// pins them. One that is down rests with the tools that were pinned before;
+    /// a program of this host that was never seen to work is a mistake.
     pub(crate) async fn open(
         config: &Config,
         secrets: &Secrets,
         natives: &BTreeMap<usize, Native>,
         pins: &Path,
     ) -> Result<Self, CatalogueError> {
-        let means = Means { helper: &config.confine_program, secrets };
+        let means = &Means { helper: &config.confine_program, secrets };
         let mut known = read_pins(pins)?;
         let before = known.clone();
-        let mut tools = BTreeMap::new();
-        for (at, upstream) in config.upstreams.iter().enumerate() {
-            let definitions = match natives.get(&at) {
-                Some(native) => native.definitions(),
-                None => Running::start(upstream, &means, at).await?.tools(upstream).await?,
+        let (mut tools, mut resting) = (BTreeMap::new(), BTreeMap::new());
+        let each = config.upstreams.iter().enumerate().map(|(at, upstream)| async move {
+            match natives.get(&at) {
+                Some(native) => Ok(native.definitions()),
+                None => Running::start(upstream, means, at).await?.tools(upstream).await,
+            }
+        });
+        let all = futures_util::future::join_all(each).await;
+        for ((at, upstream), listed) in config.upstreams.iter().enumerate().zip(all) {
+            let definitions = match listed {
+                Ok(definitions) => definitions,
+                Err(error) => {
+                    let pinned = entries_at_rest(at, upstream, &before)?;
+                    let may_rest = upstream.remote.is_some() || !pinned.is_empty();
+                    if !may_rest || matches!(error, UpstreamError::Program { .. }) {
+                        return Err(error.into());
+                    }
+                    tracing::warn!(%error, tools = pinned.len(), "an upstream is down and rests");
+                    for (name, tool) in pinned {
+                        insert(&mut tools, name, tool)?;
+                    }
+                    resting.insert(at, error.to_string());
+                    continue;
+                }
             };
             for definition in definitions {
                 if let Some((name, tool)) = entry(at, upstream, definition, &mut known)? {
@@ -95,7 +118,43 @@ impl Catalogue {
         if known != before {
             write_pins(pins, &known)?;
         }
-        Ok(Self { tools: Mutex::new(tools) })
+        Ok(Self { tools: Mutex::new(tools), resting: Mutex::new(resting) })
+    }
+
+    /// The upstreams that rest, and why.
+    pub(crate) fn resting(&self) -> BTreeMap<usize, String> {
+        locked(&self.resting).clone()
+    }
+
+    /// An upstream that rested offers tools again: those that were pinned serve,
+    /// if they are the same. What was never seen is pinned at a start only, as
+    /// the policy that decisions name covers it. Returns what drifted.
+    pub(crate) fn wake(
+        &self,
+        upstream: usize,
+        offered: &[Map<String, Value>],
+    ) -> Vec<(String, Option<[u8; 32]>)> {
+        let mut woken = 0_usize;
+        for tool in locked(&self.tools).values_mut().filter(|tool| tool.upstream == upstream) {
+            let own = |found: &&Map<String, Value>| {
+                found.get("name").and_then(Value::as_str) == Some(tool.name.as_str())
+            };
+            if let Some(found) = offered.iter().find(own) {
+                tool.definition = tool::pinned(found);
+            }
+            tool.pinned.resting = false;
+            woken += 1;
+        }
+        let mut resting = locked(&self.resting);
+        match woken {
+            0 => {
+                let reason = "it answers; its tools are pinned at the gateway's next start";
+                resting.insert(upstream, reason.to_owned());
+            }
+            _ => drop(resting.remove(&upstream)),
+        }
+        drop(resting);
+        self.compare(upstream, offered)
     }
 
     /// The tool called `name`.
@@ -140,9 +199,11 @@ fn insert(
     name: String,
     tool: Tool,
 ) -> Result<(), CatalogueError> {
-    match tools.get(&name) {
+    match tools.get_mut(&name) {
         Some(other) if other.upstream == tool.upstream => {
-            tracing::warn!(tool = name, "offered twice; the first definition stays");
+            // Nobody knows which one a call would get: neither is called.
+            other.pinned.drifted |= other.pinned.digest != tool.pinned.digest;
+            tracing::warn!(tool = name, "offered twice");
         }
         Some(other) => {
             let (one, two) = (other.pinned.upstream.clone(), tool.pinned.upstream);
@@ -160,10 +221,7 @@ fn entry(
     pins: &mut Pins,
 ) -> Result<Option<(String, Tool)>, CatalogueError> {
     let own = definition.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let name = match upstream.bare_names {
-        true => own.clone(),
-        false => format!("{}.{own}", upstream.name),
-    };
+    let name = exposed(upstream, &own);
     let fits = name.len() <= MAX_TOOL_BYTES
         && !own.is_empty()
         && own.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
@@ -184,8 +242,53 @@ fn entry(
     if drifted {
         tracing::warn!(tool = name, found = text::hex(&found), "definition is not the pinned one");
     }
-    let pinned = PinnedTool {
-        digest: found,
+    let pinned = PinnedTool { drifted, ..pinned_tool(upstream, &own, found) };
+    let definition = tool::pinned(&definition);
+    Ok(Some((name, Tool { upstream: at, name: own, definition, pinned })))
+}
+
+/// The name by which sandboxes know the tool `own`.
+fn exposed(upstream: &Upstream, own: &str) -> String {
+    match upstream.bare_names {
+        true => own.to_owned(),
+        false => format!("{}.{own}", upstream.name),
+    }
+}
+
+/// The tools of an upstream that is down, as they were pinned.
+fn entries_at_rest(
+    at: usize,
+    upstream: &Upstream,
+    pins: &Pins,
+) -> Result<BTreeMap<String, Tool>, CatalogueError> {
+    let mut digests = BTreeMap::new();
+    let prefix = exposed(upstream, "");
+    for (name, digest) in pins {
+        let digest = text::from_hex(digest).and_then(|digest| digest.try_into().ok());
+        // A bare name does not say whose it is: the configuration does.
+        let own = name.strip_prefix(&prefix).filter(|own| {
+            !upstream.bare_names || upstream.tools.iter().any(|tool| tool.name == *own)
+        });
+        if let (Some(own), Some(digest)) = (own, digest) {
+            digests.insert(own.to_owned(), digest);
+        }
+    }
+    for tool in &upstream.tools {
+        digests.extend(tool.definition_digest()?.map(|digest| (tool.name.clone(), digest)));
+    }
+    let at_rest = digests.into_iter().map(|(own, digest)| {
+        let pinned = PinnedTool { resting: true, ..pinned_tool(upstream, &own, digest) };
+        let name = exposed(upstream, &own);
+        (name, Tool { upstream: at, name: own, definition: Map::new(), pinned })
+    });
+    Ok(at_rest.collect())
+}
+
+/// What decisions need of the tool `own` with a definition of this digest.
+fn pinned_tool(upstream: &Upstream, own: &str, digest: [u8; 32]) -> PinnedTool {
+    let operator = upstream.tools.iter().find(|tool| tool.name == own);
+    PinnedTool {
+        digest,
         upstream: upstream.name.clone(),
         risk: operator.map_or(Risk::High, |tool| tool.risk),
         idempotent: operator.is_some_and(|tool| tool.idempotent),
@@ -193,12 +296,11 @@ fn entry(
         cost_micro: operator.map_or(0, |tool| tool.cost_micro),
         label: operator.map_or_else(Label::default, |tool| tool.label),
         volatile: operator.map(|tool| tool.volatile_arguments.clone()).unwrap_or_default(),
-        drifted,
+        drifted: false,
+        resting: false,
         max_result_bytes: upstream.max_result_bytes,
         timeout_ms: upstream.timeout_ms,
-    };
-    let definition = tool::pinned(&definition);
-    Ok(Some((name, Tool { upstream: at, name: own, definition, pinned })))
+    }
 }
 
 fn read_pins(path: &Path) -> Result<Pins, CatalogueError> {

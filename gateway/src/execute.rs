@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_ledger::{Event, EventKind, LeafKind, Status, Upstream};
-use casemate_ledger_store::StoreError;
+use casemate_ledger_store::{Payload, PayloadKind, StoreError};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
@@ -20,7 +20,7 @@ use crate::schema;
 use crate::service::Gateway;
 use crate::session::Session;
 use crate::sync::turned_on;
-use crate::upstream::{Means, Running, UpstreamError};
+use crate::upstream::{Asked, Late, Means, Running, UpstreamError};
 
 /// How an allowed call ended.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ impl Execution {
 
 /// An allowed call, on its way to its tool.
 pub(crate) struct Job<'a> {
-    pub(crate) gateway: &'a Gateway,
+    pub(crate) gateway: &'a Arc<Gateway>,
     pub(crate) session: &'a Session,
     /// Only a pinned tool is ever allowed; this is the type's way to say so.
     pub(crate) tool: Option<&'a Tool>,
@@ -66,7 +66,11 @@ pub(crate) struct Job<'a> {
 
 /// Runs a call within its permit. A call that is cut short stays cut short. One
 /// that its server leaves unanswered is made again if its permit says so.
-pub(crate) async fn execute(job: Job<'_>, in_flight: InFlight) -> Execution {
+pub(crate) async fn execute(
+    job: Job<'_>,
+    in_flight: InFlight,
+    mut cut: watch::Receiver<Option<&'static str>>,
+) -> Execution {
     let InFlight { mut cancelled, progress } = in_flight;
     let gateway = job.gateway;
     let mut ran = Execution {
@@ -80,8 +84,8 @@ pub(crate) async fn execute(job: Job<'_>, in_flight: InFlight) -> Execution {
     let mut ended = job.session.ended.clone();
     let limit = Duration::from_millis(job.permit.timeout_ms);
     let working = job.attempts(Instant::now() + limit, progress, &mut ran);
-    let cut = cut_short(working, limit, &mut ended, &mut cancelled).await;
-    if let Some((status, reason)) = cut {
+    let switches = (&mut cut, &mut ended, &mut cancelled);
+    if let Some((status, reason)) = cut_short(working, limit, switches).await {
         ran.reason = Some(reason);
         if ran.started_ms != 0 {
             ran.status = status;
@@ -97,14 +101,32 @@ pub(crate) async fn execute(job: Job<'_>, in_flight: InFlight) -> Execution {
 async fn cut_short(
     working: impl Future<Output = ()>,
     limit: Duration,
-    ended: &mut watch::Receiver<bool>,
-    cancelled: &mut watch::Receiver<bool>,
+    (cut, ended, cancelled): Switches<'_>,
 ) -> Option<(Status, &'static str)> {
     tokio::select! {
         biased;
+        reason = said(cut) => Some((Status::Cancelled, reason)),
         () = turned_on(ended) => Some((Status::Cancelled, "cancelled")),
         () = turned_on(cancelled) => Some((Status::Cancelled, "cancelled")),
         done = timeout(limit, working) => done.is_err().then_some((Status::Timeout, "timeout")),
+    }
+}
+
+/// What ends a call: an operator's word with its reason, the connection's end,
+/// and a port that waits no more.
+type Switches<'a> = (
+    &'a mut watch::Receiver<Option<&'static str>>,
+    &'a mut watch::Receiver<bool>,
+    &'a mut watch::Receiver<bool>,
+);
+
+/// The reason, once there is one.
+async fn said(cut: &mut watch::Receiver<Option<&'static str>>) -> &'static str {
+    let reason = cut.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
+    // The sender is gone with the call's entry: nobody can end it that way.
+    match reason {
+        Some(reason) => reason,
+        None => std::future::pending().await,
     }
 }
 
@@ -182,8 +204,8 @@ impl Job<'_> {
         self.begin(ran, named(config, running.executable()));
         casemate_ledger_store::step!("call.dispatching");
         let progress = progress.map(|reporter| (reporter, &gateway.secrets));
-        let answered =
-            running.call(config, &tool.name, self.arguments.clone(), progress, limit).await;
+        let asked = Asked { tool: &tool.name, arguments: self.arguments.clone(), limit };
+        let answered = running.call(config, asked, progress, self.late()).await;
         casemate_ledger_store::step!("call.answered");
         if let Err(UpstreamError::Refused { code, message, .. }) = &answered {
             refused(gateway, (*code, message), limit, ran);
@@ -204,6 +226,33 @@ impl Job<'_> {
         let answered = answered.and_then(|result| conforming(tool, result));
         settle(gateway, answered, ran);
         failed
+    }
+
+    /// Writes down a result that comes when nobody waits for it any more. It is
+    /// given to nobody; the call's one outcome stays what it is.
+    fn late(&self) -> Late {
+        let (gateway, decision) = (Arc::clone(self.gateway), self.decision);
+        let claims = &self.session.caller.claims;
+        let (task, epoch) = (claims.task.clone(), claims.epoch);
+        let sandbox = self.session.caller.sandbox.clone();
+        Box::new(move |result| {
+            let bytes = casemate_ledger::args::canonical(Some(&Value::Object(result)));
+            let (Ok(bytes), Some(salt)) = (bytes, random()) else { return };
+            let payload = Payload { kind: PayloadKind::Result, salt, bytes };
+            if let Err(error) = gateway.payloads.keep(&task, &payload) {
+                tracing::error!(%error, "a late result's payload is not kept");
+            }
+            let event = Event {
+                sandbox: Some(sandbox),
+                epoch: Some(epoch),
+                digest: Some(decision),
+                result: Some(payload.commitment()),
+                ..Event::new(EventKind::LateResult, gateway.clock.now().unix_ms)
+            };
+            if let Err(error) = gateway.journal.write(LeafKind::Event, event) {
+                tracing::error!(%error, "a late result is not recorded");
+            }
+        })
     }
 
     /// The tool is asked. Until an answer says otherwise, it may have run.
@@ -337,8 +386,8 @@ async fn server(
     let usable = slot.take().filter(|running| !running.is_over());
     let (running, look) = match usable {
         Some(running) => {
-            let changed = running.take_changed();
-            (running, changed)
+            let look = running.must_look(config);
+            (running, look)
         }
         None => {
             let helper = &gateway.config.confine_program;
@@ -356,7 +405,10 @@ async fn server(
                 note: Some(name),
                 ..Event::new(EventKind::ToolDrift, gateway.clock.now().unix_ms)
             };
-            gateway.journal.write(LeafKind::Event, event).map_err(|_| "log_unavailable")?;
+            if let Err(error) = gateway.journal.write(LeafKind::Event, event) {
+                // Then there will be no outcome either, and the call is not sent.
+                tracing::error!(%error, "a drift is not recorded");
+            }
         }
         let drifted = offered.iter().all(|definition| {
             casemate_ledger::tool::definition_digest(definition) != Ok(tool.pinned.digest)
@@ -377,14 +429,22 @@ mod tests {
     async fn what_is_stopped_already_is_never_begun() {
         let cancelled = Some((Status::Cancelled, "cancelled"));
         // Often enough that an order by chance would show.
-        for (ended, gone, expected) in
-            [(false, false, None), (true, false, cancelled), (false, true, cancelled)].repeat(32)
+        let revoked = Some((Status::Cancelled, "grant_revoked"));
+        for (cut, ended, gone, expected) in [
+            (None, false, false, None),
+            (None, true, false, cancelled),
+            (None, false, true, cancelled),
+            (Some("grant_revoked"), true, true, revoked),
+        ]
+        .repeat(32)
         {
+            let (_cut, mut cut) = watch::channel(cut);
             let (_ended, mut ended) = watch::channel(ended);
             let (_gone, mut gone) = watch::channel(gone);
             let mut begun = false;
             let working = async { begun = true };
-            let cut = cut_short(working, Duration::from_secs(9), &mut ended, &mut gone).await;
+            let switches = (&mut cut, &mut ended, &mut gone);
+            let cut = cut_short(working, Duration::from_secs(9), switches).await;
             assert_eq!((cut, begun), (expected, expected.is_none()));
         }
     }

@@ -41,6 +41,7 @@ mod stops;
 mod sync;
 mod tls;
 mod upstream;
+mod wake;
 mod witnesses;
 
 pub use admin::{AdminError, Client, Command, GrantSummary, LogEntry, Reply, StatusReport};

@@ -52,7 +52,7 @@ pub(crate) fn tools(gateway: &Gateway, caller: &Identity) -> Result<Value, RpcEr
 }
 
 fn fits(held: &Held, tool: &Tool) -> bool {
-    !tool.pinned.drifted && tool.pinned.risk <= held.grant.risk_ceiling
+    !tool.pinned.drifted && !tool.pinned.resting && tool.pinned.risk <= held.grant.risk_ceiling
 }
 
 fn show(name: &str, tool: &Tool, held: &Held) -> Result<Value, serde_json::Error> {

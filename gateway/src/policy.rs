@@ -78,6 +78,7 @@ pub(crate) fn pinned(tool: &policy::Tool) -> PinnedTool {
         label: tool.label,
         volatile: tool.volatile.clone(),
         drifted: false,
+        resting: false,
         max_result_bytes: tool.max_result_bytes,
         timeout_ms: tool.timeout_ms,
     }

@@ -34,7 +34,7 @@ use crate::state::{Persons, Place, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
 use crate::witnesses::{self, Witnesses};
-use crate::{admin, artefacts, hosts, policy, schema, session};
+use crate::{admin, artefacts, hosts, policy, schema, session, wake};
 
 /// A gateway that has recovered and is ready to serve.
 pub struct Gateway {
@@ -130,8 +130,9 @@ pub enum Error {
     },
 }
 
-/// The operator's socket, the hosts', and the witnesses.
-const OWN_TASKS: usize = 3;
+/// The operator's socket, the hosts', the witnesses, and the look at upstreams
+/// that are down.
+const OWN_TASKS: usize = 4;
 const KEY_DIRECTORY: &str = "keys";
 const LOG_SEGMENT_BYTES: u64 = 64 << 20;
 /// How long running calls may take to end when the gateway stops.
@@ -282,6 +283,7 @@ impl Gateway {
         tasks.spawn(admin::serve(Arc::clone(self), admin));
         tasks.spawn(hosts::serve(Arc::clone(self), hosts));
         tasks.spawn(witnesses::run(Arc::clone(self)));
+        tasks.spawn(wake::run(Arc::clone(self)));
         tracing::info!(listen = ?self.config.listen, log = self.config.log_origin, "serving");
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };

@@ -86,6 +86,8 @@ pub(crate) struct Open {
     pub(crate) time_ms: u64,
     /// The sandbox, its tool, and the call's number in the search for loops.
     pub(crate) place: Place,
+    /// Ends the call, and says why.
+    pub(crate) cut: watch::Sender<Option<&'static str>>,
 }
 
 /// Where a call's end is noted.
@@ -131,18 +133,36 @@ impl State {
                 if let Some(held) = self.grants.get_mut(id) {
                     held.revoked = true;
                 }
+                self.cut_under(id, "grant_revoked");
             }
             RevocationTarget::Identity(key) => {
                 self.revoked_keys.insert(*key);
+                self.end(|caller| caller.key_id() == *key, "identity_revoked");
             }
             RevocationTarget::Sandbox(uri) => {
                 self.stopped.insert(uri.clone());
-                for ((sandbox, _), session) in &self.sessions {
-                    if sandbox == uri {
-                        session.switch.send_replace(true);
-                    }
-                }
+                self.end(|caller| caller.sandbox == *uri, "sandbox_stopped");
             }
+        }
+        // Who waits for people looks again.
+        self.answers.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Cancels what runs under the grant `id` or a part of it.
+    pub(crate) fn cut_under(&self, id: &[u8; 16], reason: &'static str) {
+        for open in self.open.values().filter(|open| open.line.contains(id)) {
+            open.cut.send_replace(Some(reason));
+        }
+    }
+
+    /// Cancels what the chosen callers run, and ends their connections.
+    fn end(&self, chosen: impl Fn(&Identity) -> bool, reason: &'static str) {
+        for one in self.sessions.values().filter(|one| chosen(&one.caller)) {
+            let sandbox = &one.caller.sandbox;
+            for open in self.open.values().filter(|open| open.place.sandbox == *sandbox) {
+                open.cut.send_replace(Some(reason));
+            }
+            one.switch.send_replace(true);
         }
     }
 
@@ -248,10 +268,7 @@ impl State {
 
     /// Ends the connections of all who are stopped.
     pub(crate) fn end_stopped(&self) {
-        let stopped = self.sessions.values().filter(|one| self.stops.of(&one.caller).is_some());
-        for one in stopped {
-            one.switch.send_replace(true);
-        }
+        self.end(|caller| self.stops.of(caller).is_some(), "sandbox_stopped");
     }
 
     /// Notes the end of an allowed call and settles its budget.
@@ -300,7 +317,8 @@ impl State {
                 let (budgets, time_ms) = (decision.budgets, decision.time_ms);
                 let Invocation { sandbox, tool, .. } = invocation;
                 let place = Place { sandbox, tool, number: 0 };
-                let open = Open { index, line, budgets, time_ms, place };
+                let cut = watch::Sender::default();
+                let open = Open { index, line, budgets, time_ms, place, cut };
                 self.reserve(decision.label, &open);
                 self.open.insert(digest, open);
             }

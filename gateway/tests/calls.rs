@@ -490,7 +490,8 @@ async fn progress_reaches_who_asked_for_it_at_a_bounded_rate() {
     let result = port.call("fx.steps", arguments).await.unwrap();
     assert_eq!(text_of(&result), "stepped");
     let told = port.progress.take().unwrap();
-    let most = start.elapsed().as_millis() / 100 + 1;
+    // Ten in any second.
+    let most = (start.elapsed().as_secs() + 1) * 10;
     assert!((2..=most).contains(&told.len().try_into().unwrap()), "{} of {most}", told.len());
     assert!(told.is_sorted_by(|one, next| one.progress < next.progress), "{told:?}");
     assert!(told.iter().all(|notice| notice.message.as_deref() == Some("a step")), "{told:?}");

@@ -11,13 +11,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use casemate_gateway::{Command, Gateway, Reply};
-use casemate_ledger::cgp::Message;
+use casemate_ledger::cgp::{Message, method};
+use casemate_ledger::checkpoint::VerifierKey;
+use casemate_ledger::{Event, EventKind, Leaf, LeafKind, record};
+use casemate_ledger_store::Published;
 use harness::scene::Scene;
 use harness::{House, Port, code, example, grant, text_of};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "9f2c-very-secret-token";
-const TOOLS: [&str; 16] = [
+const TOOLS: [&str; 17] = [
     "bad.fine",
     "bad.endless_line",
     "bad.notifications",
@@ -34,6 +37,7 @@ const TOOLS: [&str; 16] = [
     "bad.progress",
     "bad.whisper",
     "bad.asks",
+    "bad.late",
 ];
 
 /// A house whose one server lists its tools by `malice`.
@@ -133,6 +137,63 @@ async fn a_credential_does_not_leave_by_progress() {
     let said: Vec<(f64, Option<&str>)> =
         notices.iter().map(|notice| (notice.progress, notice.message.as_deref())).collect();
     assert_eq!(said, [(1.0, Some("plain")), (2.0, None)]);
+}
+
+/// What the log says of events and outcomes, by the start of their text.
+async fn log(scene: &Scene, start: &str) -> Vec<String> {
+    let Reply::Log(entries) = scene.admin(Command::Log { from: 0, count: 256 }).await else {
+        unreachable!()
+    };
+    let texts = entries.into_iter().map(|entry| entry.text);
+    texts.filter(|text| text.starts_with(start)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_after_the_cancellation_is_written_down_and_given_to_nobody() {
+    let scene = Scene::in_house(house("")).await;
+    let mut port = sandbox(&scene, 0).await;
+    // Once cancelled by its port, once by its time; the server hears of both.
+    for (turn, expected) in [(1, "cancelled"), (2, "timeout")] {
+        let id = port.start("bad.late", json!({ "turn": turn }), &|_| ()).await;
+        if expected == "cancelled" {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let gone = Message::notification(method::CANCELLED, json!({ "requestId": id }));
+            port.wire.send(&gone).await;
+        }
+        let result = port.answer(id).await.unwrap();
+        assert_eq!(code(&result), expected, "{result}");
+        assert!(!result.to_string().contains("paid"), "{result}");
+        let begun = Instant::now();
+        while log(&scene, "late-result").await.len() < turn {
+            assert!(begun.elapsed() < Duration::from_secs(5), "the late result is not recorded");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    // The outcomes stay what they were, and the connection goes on.
+    assert_eq!(log(&scene, "cancelled").await.len() + log(&scene, "timeout").await.len(), 2);
+    assert_eq!(text_of(&port.call("bad.fine", json!({})).await.unwrap()), "fine");
+    // What came late can be opened like any result: it is among the payloads.
+    let house = scene.stop().await;
+    // Closed for good, its head covers all.
+    let gateway = house.gateway().await;
+    let public = gateway.public().clone();
+    drop(gateway);
+    let key = VerifierKey::parse(&public.log_vkey).unwrap();
+    let published = Published::open(&house.directory.join("state/log"), &key).unwrap();
+    let leaves = published.bundle(0).unwrap();
+    let leaves = leaves.iter().map(|leaf| Leaf::decode(leaf).unwrap());
+    let (mut decisions, mut late) = (Vec::new(), Vec::new());
+    for leaf in leaves {
+        if leaf.kind == LeafKind::Decision {
+            decisions.push(casemate_ledger::digest(&leaf.record));
+        } else if let Ok((_, event)) = record::peek::<Event>(&leaf.record)
+            && event.kind == EventKind::LateResult
+        {
+            late.push((event.digest.unwrap(), event.result.unwrap().length));
+        }
+    }
+    assert_eq!(late.len(), 2);
+    assert!(late.iter().all(|(of, length)| decisions.contains(of) && *length > 20), "{late:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

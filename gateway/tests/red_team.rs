@@ -16,7 +16,7 @@ use casemate_ledger::{
 };
 use harness::people::approving;
 use harness::scene::Scene;
-use harness::{House, Port, claims, code, grant, no_arguments};
+use harness::{House, Port, claims, code, grant, no_arguments, text_of};
 use serde_json::{Value, json};
 
 /// Reads the answers of `count` calls and counts them by code.
@@ -134,7 +134,7 @@ async fn arguments_that_dress_up_are_seen() {
     scene.add(Grant { tools: vec![clause], ..grant(&["fx.echo"], 50) }).await;
     let mut port = scene.port().await;
     let bad = [
-        json!({"amount": 100.0}),
+        json!({"amount": 99.5}),
         json!({"amount": "1e2"}),
         json!({"amount": "-5"}),
         json!({"amount": "+5"}),
@@ -155,6 +155,11 @@ async fn arguments_that_dress_up_are_seen() {
     }
     let fine = json!({"amount": "5.00", "path": "/srv/a"});
     assert_eq!(code(&port.call("fx.echo", fine).await.unwrap()), "none");
+    // It was signed as 100: that is what the gates see and what the tool gets.
+    for same in [json!({"amount": 100.0}), json!({"amount": 1e2}), json!({"amount": 100})] {
+        let result = port.call("fx.echo", same.clone()).await.unwrap();
+        assert_eq!(text_of(&result), r#"{"amount":100}"#, "{same}: {result}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

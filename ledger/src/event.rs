@@ -3,6 +3,7 @@
 use casemate_attestation::cbor::{CborError, Fields, Map};
 use ciborium::Value;
 
+use crate::args::Commitment;
 use crate::invocation::GrantRef;
 use crate::record::Record;
 use crate::values;
@@ -22,6 +23,8 @@ pub struct Event {
     pub grant: Option<GrantRef>,
     /// SHA-256 of what it concerns: a certificate, a set of tools.
     pub digest: Option<[u8; 32]>,
+    /// A result that it concerns, committed to.
+    pub result: Option<Commitment>,
     /// More words for people, never a ground for a decision.
     pub note: Option<String>,
     /// The gateway's clock in milliseconds since 1970.
@@ -48,6 +51,9 @@ pub enum EventKind {
     /// The attempt of an allowed call was not answered, and is made again;
     /// `digest` is the decision's.
     Retried,
+    /// An allowed call was answered after its outcome; nobody was given the
+    /// `result`. `digest` is the decision's.
+    LateResult,
     /// The key of a task's payloads was deleted; `digest` is that of the task's name.
     PayloadsShredded,
 }
@@ -55,7 +61,7 @@ pub enum EventKind {
 const WHAT: &str = "event";
 
 impl EventKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::GatewayStart,
         Self::Identity,
         Self::Activation,
@@ -65,6 +71,7 @@ impl EventKind {
         Self::Suspended,
         Self::Resumed,
         Self::Retried,
+        Self::LateResult,
     ];
 
     /// The kind's name in the format.
@@ -78,6 +85,7 @@ impl EventKind {
             Self::Frozen => "frozen",
             Self::ToolDrift => "tool-drift",
             Self::Retried => "retried",
+            Self::LateResult => "late-result",
             Self::PayloadsShredded => "payloads-shredded",
         }
     }
@@ -93,6 +101,7 @@ impl Event {
             key: None,
             grant: None,
             digest: None,
+            result: None,
             note: None,
             time_ms,
         }
@@ -114,6 +123,7 @@ impl Record for Event {
             .optional(7, self.digest.map(|digest| Value::Bytes(digest.to_vec())))
             .optional(8, self.note.as_deref())
             .set(9, self.time_ms)
+            .optional(10, self.result.as_ref().map(values::commitment))
             .encode()
     }
 
@@ -129,6 +139,7 @@ impl Record for Event {
             key: values::optional_array(&mut fields, 5)?,
             grant: GrantRef::read_optional(&mut fields, 6)?,
             digest: values::optional_array(&mut fields, 7)?,
+            result: values::optional_commitment(&mut fields, 10)?,
             note: values::optional_text(&mut fields, 8)?,
             time_ms: fields.uint(9)?,
         };
@@ -153,6 +164,7 @@ mod tests {
             key: Some([1; 32]),
             grant: Some(GrantRef { id: [2; 16], digest: [3; 32] }),
             digest: Some([4; 32]),
+            result: Some(Commitment::to_result(&[5; 32], b"{}")),
             note: Some("first use".to_owned()),
             ..Event::new(EventKind::Activation, 7)
         });

@@ -109,6 +109,13 @@ impl Breakers {
     }
 }
 
+/// A server that was down when the gateway started and was not seen since.
+pub(super) fn down() -> Denial {
+    let actual = "one that is down since the gateway started";
+    deny(DenyCode::BreakerOpen, "gate/upstream", "a tool server that works", actual)
+        .retry_after(5_000)
+}
+
 fn resting(wait_us: u64) -> Denial {
     let actual = "one that fails";
     deny(DenyCode::BreakerOpen, "gate/breaker", "a tool server that works", actual)

@@ -82,6 +82,8 @@ pub(crate) struct PinnedTool {
     pub(crate) volatile: Vec<String>,
     /// Whether the upstream no longer offers that definition.
     pub(crate) drifted: bool,
+    /// Whether the upstream was down when the gateway started, and still is.
+    pub(crate) resting: bool,
     /// The upstream's limit of a result.
     pub(crate) max_result_bytes: u64,
     /// The upstream's limit of a call's time.
@@ -400,6 +402,9 @@ fn pinned<'a>(held: &Held, call: &Call<'a>) -> Result<&'a PinnedTool, Denial> {
         let actual = if tool.drifted { "a changed definition" } else { "another digest" };
         return Err(deny(DenyCode::ToolDrift, "gate/pin", "the pinned definition", actual)
             .hint("list the tools again; if it stays, the operator must look at the tool server"));
+    }
+    if tool.resting {
+        return Err(breaker::down());
     }
     under_ceiling(held, tool.risk)?;
     Ok(tool)

@@ -69,6 +69,7 @@ pub(crate) fn tool() -> PinnedTool {
         label: Label::Public,
         volatile: Vec::new(),
         drifted: false,
+        resting: false,
         max_result_bytes: 1000,
         timeout_ms: 5000,
     }

@@ -54,6 +54,10 @@ pub struct Upstream {
     /// Milliseconds that one call may take. Default 30000, at most 600000.
     #[serde(default = "default_timeout")]
     pub timeout_ms: u64,
+    /// Milliseconds after which a call has the server's definitions looked at
+    /// again. Default 30000, at most 600000.
+    #[serde(default = "default_recheck")]
+    pub recheck_ms: u64,
     /// Bytes of one result. Default 262144, at most 2097152.
     #[serde(default = "default_result")]
     pub max_result_bytes: u64,
@@ -203,6 +207,7 @@ impl Upstream {
         }
         self.check_kind(private)?;
         within("upstream.timeout_ms", self.timeout_ms, 1, 600_000)?;
+        within("upstream.recheck_ms", self.recheck_ms, 1, 600_000)?;
         within("upstream.max_result_bytes", self.max_result_bytes, 1, 2 << 20)?;
         self.confine.check(private)?;
         for tool in &self.tools {
@@ -322,6 +327,10 @@ fn real(path: &Path) -> PathBuf {
         (Some(parent), Some(name)) => real(parent).join(name),
         _ => path.to_owned(),
     }
+}
+
+fn default_recheck() -> u64 {
+    30_000
 }
 
 fn default_timeout() -> u64 {

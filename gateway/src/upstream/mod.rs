@@ -12,15 +12,15 @@ mod stdio;
 mod sys;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use casemate_ledger::json;
 use rmcp::handler::client::progress::ProgressDispatcher;
 use rmcp::model::{
-    CallToolRequestParams, PaginatedRequestParams, ProgressNotificationParam, ProtocolVersion,
-    ServerResult,
+    CallToolRequestParams, CallToolResult, PaginatedRequestParams, ProgressNotificationParam,
+    ProtocolVersion, ServerResult,
 };
 use rmcp::service::{
     ClientLifecycleMode, NotificationContext, RunningService, serve_client_with_lifecycle,
@@ -36,12 +36,15 @@ use self::config::{RemoteConfig, Upstream};
 use self::stdio::Group;
 use crate::inflight::Reporter;
 use crate::secrets::Secrets;
+use crate::sync::locked;
 
 /// A running tool server.
 pub(crate) struct Running {
     peer: Peer<RoleClient>,
     told: Told,
     executable: Option<[u8; 32]>,
+    /// When its tools were listed last.
+    listed: Mutex<Option<Instant>>,
     _service: RunningService<RoleClient, Told>,
     _group: Option<Group>,
 }
@@ -57,12 +60,12 @@ pub(crate) struct Means<'a> {
 /// Why a tool server does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
-    /// The program cannot be read or run.
+    /// The program cannot be read or run, or the address cannot be used.
     #[error("upstream {name}, {program}: {reason}")]
     Program {
         /// The server's name.
         name: String,
-        /// Its program.
+        /// Its program or URL.
         program: String,
         /// What the system said.
         reason: String,
@@ -144,7 +147,11 @@ impl Running {
     ) -> Result<Self, UpstreamError> {
         let limit = answer_limit(config);
         let remote = remote::Remote::new(server, means.secrets, limit);
-        let remote = remote.map_err(|error| protocol(config, error))?;
+        let remote = remote.map_err(|reason| UpstreamError::Program {
+            name: config.name.clone(),
+            program: server.url.clone(),
+            reason,
+        })?;
         let mut wire = StreamableHttpClientTransportConfig::with_uri(server.url.as_str());
         wire.max_sse_event_size = limit;
         // A call that may have run is not sent again behind the gateway's back.
@@ -159,6 +166,7 @@ impl Running {
             peer: service.peer().clone(),
             told,
             executable: None,
+            listed: Mutex::default(),
             _service: service,
             _group: None,
         })
@@ -180,6 +188,7 @@ impl Running {
             peer: service.peer().clone(),
             told,
             executable: Some(executable),
+            listed: Mutex::default(),
             _service: service,
             _group: Some(group),
         })
@@ -195,9 +204,13 @@ impl Running {
         self.peer.is_transport_closed()
     }
 
-    /// Whether the server said, since the last question, that its tools changed.
-    pub(crate) fn take_changed(&self) -> bool {
-        self.told.changed.swap(false, Ordering::AcqRel)
+    /// Whether its tools must be looked at before the next call: it said that
+    /// they changed, or the last look is too long ago. Not every server can say
+    /// so: over HTTP none is heard outside of an answer.
+    pub(crate) fn must_look(&self, config: &Upstream) -> bool {
+        let longest = Duration::from_millis(config.recheck_ms);
+        let old = locked(&self.listed).is_none_or(|listed| listed.elapsed() >= longest);
+        self.told.changed.swap(false, Ordering::AcqRel) || old
     }
 
     /// The definitions of the server's tools, each within limits.
@@ -207,7 +220,10 @@ impl Running {
     ) -> Result<Vec<Map<String, Value>>, UpstreamError> {
         let limit = Duration::from_millis(START_MS);
         let slow = |_| UpstreamError::Slow { name: config.name.clone(), limit_ms: START_MS };
-        tokio::time::timeout(limit, self.all_tools(config)).await.map_err(slow)?
+        let begun = Instant::now();
+        let tools = tokio::time::timeout(limit, self.all_tools(config)).await.map_err(slow)??;
+        *locked(&self.listed) = Some(begun);
+        Ok(tools)
     }
 
     /// Page by page, so that a list without an end ends here.
@@ -219,38 +235,43 @@ impl Running {
             let page = self.peer.list_tools(Some(asked)).await;
             let page = page.map_err(|error| protocol(config, error))?;
             if tools.len() + page.tools.len() > MAX_TOOLS {
-                return Err(result(config, format!("expected at most {MAX_TOOLS} tools")));
+                return Err(result(&config.name, format!("expected at most {MAX_TOOLS} tools")));
             }
             for tool in &page.tools {
-                tools.push(strict(config, tool, MAX_DEFINITION_BYTES)?);
+                tools.push(strict(&config.name, tool, MAX_DEFINITION_BYTES)?);
             }
             cursor = page.next_cursor;
             if cursor.is_none() {
                 return Ok(tools);
             }
         }
-        Err(result(config, format!("expected at most {MAX_PAGES} pages of tools")))
+        Err(result(&config.name, format!("expected at most {MAX_PAGES} pages of tools")))
     }
 
-    /// Calls a tool and returns its result without `_meta`, at most `limit`
-    /// bytes. How far it is goes to `progress`, without credentials; dropping
-    /// the future cancels.
+    /// Calls a tool and returns its result without `_meta`. How far it is goes
+    /// to `progress`, without credentials. Dropping the future cancels the call;
+    /// a result that comes all the same goes to `late`.
     pub(crate) async fn call(
         &self,
         config: &Upstream,
-        tool: &str,
-        arguments: Map<String, Value>,
+        asked: Asked<'_>,
         progress: Option<(Reporter, &Secrets)>,
-        limit: usize,
+        late: Late,
     ) -> Result<Map<String, Value>, UpstreamError> {
-        let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
-        match call::call(&self.peer, &self.told.progress, params, progress).await {
-            Ok(ServerResult::CallToolResult(mut answer)) => {
-                answer.meta = None;
-                let mut answer = strict(config, &answer, limit)?;
-                answer.insert("resultType".to_owned(), "complete".into());
-                Ok(answer)
+        let limit = asked.limit;
+        let params = CallToolRequestParams::new(asked.tool.to_owned());
+        let params = params.with_arguments(asked.arguments);
+        let name = config.name.clone();
+        let late = move |answer| {
+            let ServerResult::CallToolResult(answer) = answer else { return };
+            match complete(&name, answer, limit) {
+                Ok(result) => late(result),
+                Err(error) => tracing::warn!(%error, "a late result"),
             }
+        };
+        let way = call::Way { peer: &self.peer, is_child: self._group.is_some() };
+        match call::call(way, &self.told.progress, params, (progress, Box::new(late))).await {
+            Ok(ServerResult::CallToolResult(answer)) => complete(&config.name, answer, limit),
             Ok(ServerResult::InputRequiredResult(_) | ServerResult::CreateTaskResult(_)) => {
                 Err(UpstreamError::WantsInput { name: config.name.clone() })
             }
@@ -263,6 +284,31 @@ impl Running {
             Err(error) => Err(protocol(config, error)),
         }
     }
+}
+
+/// One request of a tool.
+pub(crate) struct Asked<'a> {
+    /// The name that the server gives it.
+    pub(crate) tool: &'a str,
+    /// Its arguments.
+    pub(crate) arguments: Map<String, Value>,
+    /// The most bytes of its result.
+    pub(crate) limit: usize,
+}
+
+/// Takes a result that nobody waits for any more.
+pub(crate) type Late = Box<dyn FnOnce(Map<String, Value>) + Send>;
+
+/// A result as the sandbox may get it.
+fn complete(
+    name: &str,
+    mut answer: CallToolResult,
+    limit: usize,
+) -> Result<Map<String, Value>, UpstreamError> {
+    answer.meta = None;
+    let mut answer = strict(name, &answer, limit)?;
+    answer.insert("resultType".to_owned(), "complete".into());
+    Ok(answer)
 }
 
 /// What a server says beside its answers. What it asks its client is refused:
@@ -303,22 +349,22 @@ fn answer_limit(config: &Upstream) -> usize {
 
 /// `value` as an object that survives the strict reader at the other end.
 fn strict(
-    config: &Upstream,
+    name: &str,
     value: &impl serde::Serialize,
     limit: usize,
 ) -> Result<Map<String, Value>, UpstreamError> {
-    let value = serde_json::to_value(value).map_err(|error| result(config, error.to_string()))?;
-    let bytes = json::canonical(&value).map_err(|error| result(config, error.to_string()))?;
+    let value = serde_json::to_value(value).map_err(|error| result(name, error.to_string()))?;
+    let bytes = json::canonical(&value).map_err(|error| result(name, error.to_string()))?;
     if bytes.len() > limit {
         let reason = format!("expected at most {limit} bytes, got {}", bytes.len());
-        return Err(result(config, reason));
+        return Err(result(name, reason));
     }
     // Four levels more than it will have inside a reply.
     let nested = [b"[[[[", bytes.as_slice(), b"]]]]"].concat();
-    json::parse(&nested, usize::MAX).map_err(|error| result(config, error.to_string()))?;
+    json::parse(&nested, usize::MAX).map_err(|error| result(name, error.to_string()))?;
     match json::parse(&bytes, usize::MAX) {
         Ok(Value::Object(object)) => Ok(object),
-        _ => Err(result(config, "expected an object".to_owned())),
+        _ => Err(result(name, "expected an object".to_owned())),
     }
 }
 
@@ -326,6 +372,6 @@ fn protocol(config: &Upstream, reason: impl ToString) -> UpstreamError {
     UpstreamError::Protocol { name: config.name.clone(), reason: reason.to_string() }
 }
 
-fn result(config: &Upstream, reason: String) -> UpstreamError {
-    UpstreamError::Result { name: config.name.clone(), reason }
+fn result(name: &str, reason: String) -> UpstreamError {
+    UpstreamError::Result { name: name.to_owned(), reason }
 }
