@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use crate::crypto::{PublicKey, Scheme};
 use crate::error::{Reason, VerifyError};
-use crate::snp::Product;
+use crate::snp::{self, Product};
 use crate::tdx;
 use crate::x509::Certificate;
 
@@ -46,6 +46,8 @@ pub struct AmdAnchor {
     product: Product,
     ark: Certificate,
     intermediates: Vec<Certificate>,
+    /// Shared by clones: what one of them checked, all know.
+    memory: Arc<snp::Memory>,
 }
 
 /// An Intel SGX root.
@@ -117,7 +119,8 @@ impl AmdAnchor {
         ark.check_issued_by(&ark)?;
         let vendor = pinned(Roots::Amd, &ark);
         let anchor = Anchor::custom(label, vendor);
-        let empty = Self { anchor, product, ark, intermediates: vec![] };
+        let memory = Arc::default();
+        let empty = Self { anchor, product, ark, intermediates: vec![], memory };
         for intermediate in &intermediates {
             empty.check_intermediate(intermediate)?;
         }
@@ -142,6 +145,10 @@ impl AmdAnchor {
     /// The ASK and ASVK known under this root.
     pub fn intermediates(&self) -> &[Certificate] {
         &self.intermediates
+    }
+
+    pub(crate) fn memory(&self) -> &snp::Memory {
+        &self.memory
     }
 
     /// Checks that `certificate` is an ASK or ASVK issued by this root's key.

@@ -10,6 +10,7 @@ use ciborium::Value;
 use crate::cbor::{CborError, Fields, Map};
 use crate::cose::{self, CoseError};
 use crate::snp::{Product, Tcb};
+use crate::tdx::PckTcb;
 use crate::time::UnixTime;
 
 /// The record type in the COSE header.
@@ -36,10 +37,24 @@ pub struct BrokenGeneration {
     pub id: String,
     /// An SNP product line, or the twelve hex digits of a TDX platform's FMSPC.
     pub generation: String,
-    /// The lowest TCB that is sound again (SNP); none: no TCB helps.
-    pub fixed_in: Option<Tcb>,
+    /// The lowest TCB that is sound again; none: no TCB helps.
+    pub fixed_in: Option<FixedIn>,
     /// What is broken, for people.
     pub text: String,
+}
+
+/// The lowest TCB that is sound again, in every component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FixedIn {
+    /// Of an SNP product line.
+    Snp(Tcb),
+    /// Of a TDX platform: the SGX components that its PCK is for, and PCESVN.
+    Tdx {
+        /// The components, each at least this.
+        components: [u8; 16],
+        /// The provisioning enclave's version, at least this.
+        pcesvn: u16,
+    },
 }
 
 /// Why a list is not believed.
@@ -87,21 +102,51 @@ impl BreakList {
     pub fn snp(&self, product: Product, tcb: Tcb) -> impl Iterator<Item = &BrokenGeneration> {
         self.entries.iter().filter(move |entry| {
             entry.generation == product.name()
-                && entry.fixed_in.is_none_or(|fixed| !tcb.at_least(&fixed))
+                && match &entry.fixed_in {
+                    Some(FixedIn::Snp(fixed)) => !tcb.at_least(fixed),
+                    Some(FixedIn::Tdx { .. }) | None => true,
+                }
         })
     }
 
-    /// The entries that a TDX platform of this FMSPC falls under.
-    pub fn tdx(&self, fmspc: [u8; 6]) -> impl Iterator<Item = &BrokenGeneration> {
-        let fmspc = crate::wire::hex(&fmspc);
-        self.entries.iter().filter(move |entry| entry.generation.eq_ignore_ascii_case(&fmspc))
+    /// The entries that a TDX platform of this FMSPC with `tcb` falls under.
+    pub fn tdx(&self, fmspc: [u8; 6], tcb: &PckTcb) -> impl Iterator<Item = &BrokenGeneration> {
+        let (fmspc, tcb) = (crate::wire::hex(&fmspc), *tcb);
+        self.entries.iter().filter(move |entry| {
+            entry.generation.eq_ignore_ascii_case(&fmspc)
+                && match &entry.fixed_in {
+                    Some(FixedIn::Tdx { components, pcesvn }) => {
+                        let sound = |(actual, fixed): (&u8, &u8)| actual >= fixed;
+                        !(tcb.components.iter().zip(components).all(sound) && tcb.pcesvn >= *pcesvn)
+                    }
+                    Some(FixedIn::Snp(_)) | None => true,
+                }
+        })
+    }
+}
+
+impl FixedIn {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        if let Ok([fmc, bootloader, tee, snp, microcode]) = <[u8; 5]>::try_from(bytes) {
+            return Some(Self::Snp(Tcb { fmc, bootloader, tee, snp, microcode }));
+        }
+        let (components, pcesvn) = bytes.split_first_chunk::<16>()?;
+        let pcesvn = u16::from_be_bytes(pcesvn.try_into().ok()?);
+        Some(Self::Tdx { components: *components, pcesvn })
     }
 }
 
 impl BrokenGeneration {
     fn to_value(&self) -> Value {
-        let fixed = self.fixed_in.map(|Tcb { fmc, bootloader, tee, snp, microcode }| {
-            Value::Bytes(vec![fmc, bootloader, tee, snp, microcode])
+        let fixed = self.fixed_in.map(|fixed| {
+            Value::Bytes(match fixed {
+                FixedIn::Snp(Tcb { fmc, bootloader, tee, snp, microcode }) => {
+                    vec![fmc, bootloader, tee, snp, microcode]
+                }
+                FixedIn::Tdx { components, pcesvn } => {
+                    [&components[..], &pcesvn.to_be_bytes()].concat()
+                }
+            })
         });
         Map::new()
             .set(1, self.id.as_str())
@@ -117,15 +162,49 @@ impl BrokenGeneration {
         let fixed_in = match fields.optional(3) {
             None => None,
             Some(value) => {
-                let parts: Option<[u8; 5]> =
-                    value.into_bytes().ok().and_then(|bytes| bytes.try_into().ok());
-                let [fmc, bootloader, tee, snp, microcode] =
-                    parts.ok_or_else(|| fields.wrong(3, "five bytes"))?;
-                Some(Tcb { fmc, bootloader, tee, snp, microcode })
+                let fixed = value.into_bytes().ok().and_then(|bytes| FixedIn::read(&bytes));
+                Some(fixed.ok_or_else(|| fields.wrong(3, "5 bytes (SNP) or 18 (TDX)"))?)
             }
         };
         let entry = Self { id, generation, fixed_in, text: fields.text(4)? };
         fields.end()?;
         Ok(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tdx_entry_names_a_tcb_that_is_sound_again() {
+        let components = [5, 5, 2, 2, 3, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0];
+        let entry = |fixed_in| BrokenGeneration {
+            id: "X".to_owned(),
+            generation: "50806F000000".to_owned(),
+            fixed_in,
+            text: "keys can be read out".to_owned(),
+        };
+        let fmspc = [0x50, 0x80, 0x6f, 0, 0, 0];
+        let listed = |fixed_in, tcb: &PckTcb| {
+            let entries = vec![entry(fixed_in)];
+            let list = BreakList { sequence: 1, issued_at: UnixTime(1), entries };
+            assert_eq!(list.tdx([9; 6], tcb).count(), 0);
+            list.tdx(fmspc, tcb).count() == 1
+        };
+        let tcb = PckTcb { components, pcesvn: 13 };
+        let fixed = FixedIn::Tdx { components, pcesvn: 13 };
+        assert!(!listed(Some(fixed), &tcb));
+        assert!(listed(Some(fixed), &PckTcb { pcesvn: 12, ..tcb }));
+        let mut older = tcb;
+        older.components[7] -= 1;
+        assert!(listed(Some(fixed), &older) && listed(None, &tcb));
+        // A floor of another TEE helps nobody.
+        assert!(listed(Some(FixedIn::Snp(Tcb::default())), &tcb));
+        for fixed_in in [None, Some(fixed), Some(FixedIn::Snp(Tcb { snp: 7, ..Tcb::default() }))] {
+            let value = entry(fixed_in).to_value();
+            assert_eq!(BrokenGeneration::from_value(value), Ok(entry(fixed_in)));
+        }
+        assert_eq!(FixedIn::read(&[0; 17]), None);
     }
 }

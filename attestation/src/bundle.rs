@@ -8,7 +8,7 @@
 use ciborium::Value;
 
 use crate::anchors::TrustAnchors;
-use crate::appraise::{Appraisal, Outcome, appraise};
+use crate::appraise::{Appraisal, Expected, Outcome, appraise};
 use crate::binding::Binding;
 use crate::cbor::{CborError, Fields, Map};
 use crate::crypto::sha256;
@@ -23,14 +23,18 @@ use crate::verify::{Endorsements, verify};
 pub const MAX_BUNDLE_BYTES: usize = 8 * 1024 * 1024;
 const MAX_ENDORSEMENTS: usize = 64;
 const WHAT: &str = "attestation bundle";
+/// The keys of what the evidence had to answer.
+const BINDING: u64 = 3;
+const REPORT_DATA: u64 = 9;
+const TPM_NONCE: u64 = 10;
 
 /// The inputs and the result of one verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
     /// The evidence envelope, encoded.
     pub evidence: Vec<u8>,
-    /// What the report data stands for, encoded.
-    pub binding: Vec<u8>,
+    /// What the evidence had to answer.
+    pub asked: Asked,
     /// What the verifier added to the evidence.
     pub endorsements: Endorsements,
     /// The appraisal policy, as it was read.
@@ -41,6 +45,19 @@ pub struct Bundle {
     pub time: UnixTime,
     /// What came out.
     pub verdict: Verdict,
+}
+
+/// What the evidence had to answer: [`Expected`], with its bytes owned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// The preimage of a binding's report data.
+    Binding(Vec<u8>),
+    /// These 64 bytes.
+    ReportData([u8; 64]),
+    /// A nonce that an Azure machine's vTPM answers.
+    TpmNonce(Vec<u8>),
+    /// Nothing: freshness was not judged.
+    Nothing,
 }
 
 /// The result of an appraisal, as a bundle records it.
@@ -86,9 +103,9 @@ pub enum BundleError {
 
 impl Bundle {
     /// The bundle of one verification that was just made.
-    pub fn new(
+    pub fn new<'a>(
         evidence: &Evidence,
-        binding: &Binding,
+        expected: impl Into<Expected<'a>>,
         endorsements: &Endorsements,
         policy: &Policy,
         references: &ReferenceValues,
@@ -96,7 +113,7 @@ impl Bundle {
     ) -> Self {
         Self {
             evidence: evidence.encode(),
-            binding: binding.preimage(),
+            asked: Asked::of(expected.into()),
             endorsements: endorsements.clone(),
             policy: policy.source().to_owned(),
             references: references.source().to_owned(),
@@ -112,10 +129,9 @@ impl Bundle {
             .items
             .iter()
             .map(|(kind, bytes)| Map::new().set(1, kind.code()).bytes(2, bytes).into_value());
-        Map::new()
-            .set(1, 1)
-            .bytes(2, &self.evidence)
-            .bytes(3, &self.binding)
+        let start = Map::new().set(1, 1).bytes(2, &self.evidence);
+        self.asked
+            .write(start)
             .set(4, Value::Array(endorsements.collect()))
             .set(5, self.policy.as_str())
             .set(6, self.references.as_str())
@@ -137,7 +153,7 @@ impl Bundle {
         if evidence.len() > MAX_EVIDENCE_BYTES {
             return Err(fields.wrong(2, "an evidence envelope of at most 4 MiB").into());
         }
-        let binding = fields.bytes(3)?;
+        let asked = Asked::read(&mut fields)?;
         let items = fields.items(4)?;
         if items.len() > MAX_ENDORSEMENTS {
             return Err(fields.wrong(4, "at most 64 endorsements").into());
@@ -145,7 +161,7 @@ impl Bundle {
         let items = items.into_iter().map(endorsement).collect::<Result<_, _>>()?;
         let bundle = Self {
             evidence,
-            binding,
+            asked,
             endorsements: Endorsements { items },
             policy: fields.text(5)?,
             references: fields.text(6)?,
@@ -156,22 +172,71 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// What the evidence was bound to.
+    /// What the evidence was bound to, where that is an instance's binding.
     pub fn binding(&self) -> Result<Binding, BundleError> {
-        Ok(Binding::from_preimage(&self.binding)?)
+        match &self.asked {
+            Asked::Binding(preimage) => Ok(Binding::from_preimage(preimage)?),
+            _ => Err(CborError::Missing { what: WHAT, key: BINDING }.into()),
+        }
     }
 
     /// Verifies and appraises again, at the recorded time, under the caller's
     /// anchors, and compares the result with the recorded one.
     pub fn reverify(&self, anchors: &TrustAnchors) -> Result<Appraisal, BundleError> {
         let evidence = Evidence::decode(&self.evidence)?;
-        let binding = self.binding()?;
         let policy = Policy::from_toml(&self.policy)?;
         let references = ReferenceValues::from_toml(&self.references)?;
         let claims = verify(&evidence, anchors, &self.endorsements, self.time)?;
-        let appraisal = appraise(&claims, &policy, &references, &binding, self.time);
+        let judge = |expected| appraise(&claims, &policy, &references, expected, self.time);
+        let appraisal = match &self.asked {
+            Asked::Binding(_) => judge(Expected::Binding(&self.binding()?)),
+            Asked::ReportData(bytes) => judge(Expected::ReportData(*bytes)),
+            Asked::TpmNonce(nonce) => judge(Expected::TpmNonce(nonce)),
+            Asked::Nothing => judge(Expected::Nothing),
+        };
         self.verdict.compare(&Verdict::of(&appraisal))?;
         Ok(appraisal)
+    }
+}
+
+impl Asked {
+    fn of(expected: Expected<'_>) -> Self {
+        match expected {
+            Expected::Binding(binding) => Self::Binding(binding.preimage()),
+            Expected::ReportData(bytes) => Self::ReportData(bytes),
+            Expected::TpmNonce(nonce) => Self::TpmNonce(nonce.to_vec()),
+            Expected::Nothing => Self::Nothing,
+        }
+    }
+
+    fn write(&self, map: Map) -> Map {
+        match self {
+            Self::Binding(preimage) => map.bytes(BINDING, preimage),
+            Self::ReportData(bytes) => map.bytes(REPORT_DATA, bytes),
+            Self::TpmNonce(nonce) => map.bytes(TPM_NONCE, nonce),
+            Self::Nothing => map,
+        }
+    }
+
+    /// At most one of the three keys.
+    fn read(fields: &mut Fields) -> Result<Self, CborError> {
+        let mut found = Self::Nothing;
+        for key in [BINDING, REPORT_DATA, TPM_NONCE] {
+            let Some(value) = fields.optional(key) else { continue };
+            let bytes = value.into_bytes().map_err(|_| fields.wrong(key, "a byte string"))?;
+            if found != Self::Nothing {
+                return Err(fields.wrong(key, "one of the keys 3, 9 and 10"));
+            }
+            found = match key {
+                BINDING => Self::Binding(bytes),
+                REPORT_DATA => {
+                    let bytes = bytes.try_into().map_err(|_| fields.wrong(key, "64 bytes"))?;
+                    Self::ReportData(bytes)
+                }
+                _ => Self::TpmNonce(bytes),
+            };
+        }
+        Ok(found)
     }
 }
 
@@ -248,18 +313,32 @@ impl Verdict {
             let hex = crate::wire::hex;
             return differs("measurement", hex(&self.measurement), hex(&now.measurement));
         }
-        if self.outcomes != now.outcomes {
-            let list = |verdict: &Self| {
-                verdict
-                    .outcomes
-                    .iter()
-                    .map(|(r, o)| format!("{r} {o}"))
-                    .collect::<Vec<_>>()
-                    .join(", ")
+        self.compare_rules(now)
+    }
+
+    /// Rules are compared by name. A later release may know more of them: one
+    /// that was not recorded must not fail, or the verdict would be another.
+    fn compare_rules(&self, now: &Self) -> Result<(), BundleError> {
+        let differs =
+            |expected, actual| Err(BundleError::Verdict { field: "checks", expected, actual });
+        let mut left: Vec<_> = now.outcomes.iter().collect();
+        for (rule, outcome) in &self.outcomes {
+            let expected = || format!("{rule} {outcome}, as recorded");
+            let Some(at) = left.iter().position(|(known, _)| known == rule) else {
+                return differs(expected(), "no such rule".to_owned());
             };
-            return differs("checks", list(self), list(now));
+            let (_, actual) = left.remove(at);
+            if actual != outcome {
+                return differs(expected(), format!("{rule} {actual}"));
+            }
         }
-        Ok(())
+        match left.iter().find(|(_, outcome)| outcome == Outcome::Fail.name()) {
+            None => Ok(()),
+            Some((rule, _)) => differs(
+                "no failure beside those recorded".to_owned(),
+                format!("{rule} fails, a rule that the record does not know"),
+            ),
+        }
     }
 }
 
@@ -278,4 +357,68 @@ fn outcome(value: Value) -> Result<(String, String), CborError> {
     let pair = (fields.text(1)?, fields.text(2)?);
     fields.end()?;
     Ok(pair)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(outcomes: &[(&str, &str)]) -> Verdict {
+        let own = |(rule, outcome): &(&str, &str)| ((*rule).to_owned(), (*outcome).to_owned());
+        Verdict {
+            boundary: "tee".to_owned(),
+            properties: vec![],
+            hardware: "genuine".to_owned(),
+            anchor: String::new(),
+            measurement: vec![],
+            outcomes: outcomes.iter().map(own).collect(),
+        }
+    }
+
+    #[test]
+    fn rules_that_a_later_release_adds_do_not_unmake_a_verdict() {
+        let then = verdict(&[("a", "pass"), ("b", "fail"), ("b", "pass")]);
+        let later = |outcomes: &[(&str, &str)]| then.compare(&verdict(outcomes));
+        // Added in between, and in another order.
+        later(&[
+            ("new", "pass"),
+            ("b", "fail"),
+            ("b", "pass"),
+            ("a", "pass"),
+            ("c", "not_applicable"),
+        ])
+        .unwrap();
+        for (now, said) in [
+            (&[("a", "pass"), ("b", "fail"), ("b", "pass"), ("new", "fail")][..], "new fails"),
+            (&[("a", "fail"), ("b", "fail"), ("b", "pass")], "a fail"),
+            (&[("a", "pass"), ("b", "pass"), ("b", "pass")], "b pass"),
+            (&[("a", "pass"), ("b", "fail")], "no such rule"),
+            (&[], "no such rule"),
+        ] {
+            let error = later(now).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_question_is_kept() {
+        let bundle = |asked| Bundle {
+            evidence: vec![1],
+            asked,
+            endorsements: Endorsements::default(),
+            policy: String::new(),
+            references: String::new(),
+            time: UnixTime(1),
+            verdict: verdict(&[]),
+        };
+        for asked in [
+            Asked::Binding(vec![2]),
+            Asked::ReportData([3; 64]),
+            Asked::TpmNonce(vec![4]),
+            Asked::Nothing,
+        ] {
+            let bundle = bundle(asked);
+            assert_eq!(Bundle::decode(&bundle.encode()), Ok(bundle));
+        }
+    }
 }

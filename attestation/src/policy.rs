@@ -10,13 +10,14 @@ mod tdx;
 
 pub use generations::GenerationPolicy;
 pub use snp::{SnpPolicy, TcbFloor};
-pub use tdx::{AdvisoryGrace, TdxPolicy};
+pub use tdx::{AdvisoryGrace, StatusGrace, TdxPolicy};
 
 use serde::Deserialize;
 
 use crate::boundary::{Boundary, Properties, Property, Risk};
 use crate::break_list::BreakList;
 use crate::gpu::GpuPolicy;
+use crate::time::UnixTime;
 use crate::wire::unhex;
 
 /// The largest policy that is read.
@@ -124,6 +125,10 @@ impl Policy {
     /// Reads a policy. Unknown keys are refused.
     pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
         let document: Document = read_toml("policy", text)?;
+        document
+            .snp
+            .refuse_doubles()
+            .map_err(|message| PolicyError::Toml { document: "policy", message })?;
         let break_list = document.generations.read()?;
         Ok(Self { document, source: text.to_owned(), break_list })
     }
@@ -240,6 +245,14 @@ fn lowest() -> Boundary {
     Boundary::SameHost
 }
 
+/// A time in a document, in RFC 3339.
+fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<UnixTime, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    UnixTime::from_rfc3339(&text).ok_or_else(|| {
+        serde::de::Error::custom(format!("expected a time like 2027-01-31T00:00:00Z, got {text:?}"))
+    })
+}
+
 impl<'de, const N: usize> Deserialize<'de> for HexBytes<N> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -271,6 +284,20 @@ mod tests {
     }
 
     #[test]
+    fn two_floors_for_one_product_and_date_are_refused() {
+        let floor = "product = \"Milan\"\nsnp = 24\n";
+        let later = format!("{floor}since = \"2027-01-01T00:00:00Z\"\n");
+        for list in ["tcb", "committed_tcb", "launch_tcb"] {
+            let with = |second: &str| {
+                Policy::from_toml(&format!("[[snp.{list}]]\n{floor}[[snp.{list}]]\n{second}"))
+            };
+            assert!(with(&later).is_ok());
+            let error = with(floor).unwrap_err().to_string();
+            assert!(error.contains("two for Milan") && error.contains(list), "{error}");
+        }
+    }
+
+    #[test]
     fn a_document_is_read_and_unknown_keys_are_refused() {
         let policy = Policy::from_toml(
             "name = \"p\"\n[snp]\nmin_report_version = 5\n\
@@ -281,7 +308,12 @@ mod tests {
         assert_eq!(policy.snp().tcb[0].tcb().snp, 24);
         assert_eq!(policy.risk().requirement(Risk::Low).boundary, Boundary::MicroVm);
         assert_eq!(policy.risk().high, RiskPolicy::default().high);
-        for bad in ["snip = 1", "[snp]\nvmpll = 1", "[[snp.tcb]]\nproduct = \"Rome\""] {
+        for bad in [
+            "snip = 1",
+            "[snp]\nvmpll = 1",
+            "[snp]\nvmpl = 4294967295",
+            "[[snp.tcb]]\nproduct = \"Rome\"",
+        ] {
             assert!(Policy::from_toml(bad).is_err(), "{bad}");
         }
     }

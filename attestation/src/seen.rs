@@ -15,16 +15,23 @@ use crate::tdx::CollateralFacts;
 use crate::time::UnixTime;
 use crate::verify::Claims;
 use crate::wire::hex;
+use crate::x509::CrlNumber;
 
 /// The newest endorsements seen so far, by issuer and subject.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seen {
     /// Counters and times that must not go back, each under a name.
-    newest: BTreeMap<String, u64>,
+    newest: BTreeMap<String, CrlNumber>,
 }
 
 impl Seen {
+    /// Each counter and time under its name, for a caller that keeps them in
+    /// rows of its own and compares them there.
+    pub fn marks(&self) -> impl Iterator<Item = (&str, CrlNumber)> {
+        self.newest.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+
     /// What is seen once `claims` are, or a refusal if they rest on an
     /// endorsement older than one seen before. Call it after the appraisal has
     /// affirmed: what is refused anyway should not move the floor.
@@ -41,8 +48,10 @@ impl Seen {
 
     fn tdx(&mut self, anchor: &str, facts: &CollateralFacts) -> Result<(), VerifyError> {
         let family = hex(&facts.fmspc);
-        let number = u64::from(facts.tcb_evaluation_data_number);
-        self.raise(format!("{anchor}/tdx/{family}/tcb-evaluation-data-number"), number)?;
+        // Apart: the lower of the two would hide that the other went back.
+        let (info, qe) = (facts.tcb_info_number.into(), facts.qe_identity_number.into());
+        self.number(format!("{anchor}/tdx/{family}/tcb-info-number"), info)?;
+        self.number(format!("{anchor}/tdx/{family}/qe-identity-number"), qe)?;
         self.time(format!("{anchor}/tdx/root-crl"), facts.root_crl)?;
         self.time(format!("{anchor}/tdx/pck-crl/{}", facts.pck_ca), facts.pck_crl)
     }
@@ -55,11 +64,15 @@ impl Seen {
     }
 
     fn time(&mut self, name: String, time: UnixTime) -> Result<(), VerifyError> {
-        self.raise(name, time.0)
+        self.number(name, time.0)
     }
 
-    fn raise(&mut self, name: String, value: u64) -> Result<(), VerifyError> {
-        let newest = self.newest.get(&name).copied().unwrap_or(0);
+    fn number(&mut self, name: String, value: u64) -> Result<(), VerifyError> {
+        self.raise(name, value.into())
+    }
+
+    fn raise(&mut self, name: String, value: CrlNumber) -> Result<(), VerifyError> {
+        let newest = self.newest.get(&name).copied().unwrap_or_default();
         if value < newest {
             let expected = format!("at least {newest}, which was seen before");
             return Err(VerifyError::new(Reason::CollateralRollback, name, expected, value));
@@ -77,6 +90,8 @@ mod tests {
         CollateralFacts {
             fmspc: [1; 6],
             tcb_evaluation_data_number: number,
+            tcb_info_number: number,
+            qe_identity_number: number,
             issued: UnixTime(crl),
             next_update: UnixTime(crl + 10),
             root_crl: UnixTime(crl),
@@ -98,6 +113,42 @@ mod tests {
         // Another root, and another family, have their own history.
         seen.clone().tdx("model", &facts(1, 1)).unwrap();
         seen.clone().tdx("intel", &CollateralFacts { fmspc: [2; 6], ..facts(1, 200) }).unwrap();
+    }
+
+    #[test]
+    fn the_two_evaluation_numbers_are_remembered_apart() {
+        let both = |info: u32, qe: u32| CollateralFacts {
+            tcb_evaluation_data_number: info.min(qe),
+            tcb_info_number: info,
+            qe_identity_number: qe,
+            ..facts(0, 100)
+        };
+        let mut seen = Seen::default();
+        seen.tdx("intel", &both(17, 20)).unwrap();
+        seen.tdx("intel", &both(18, 20)).unwrap();
+        for older in [both(18, 18), both(17, 20), both(17, 21)] {
+            let error = seen.clone().tdx("intel", &older).unwrap_err();
+            assert_eq!(error.reason, Reason::CollateralRollback, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_numbers_and_times_of_amd_s_lists_do_not_go_back() {
+        let state = |number: Option<CrlNumber>, time| CrlState {
+            number,
+            this_update: UnixTime(time),
+            next_update: None,
+        };
+        let large = "0x010000000000000000".parse().ok();
+        let mut seen = Seen::default();
+        seen.snp("AMD", &state(Some(7.into()), 100)).unwrap();
+        seen.snp("AMD", &state(large, 200)).unwrap();
+        for older in [state(Some(u64::MAX.into()), 200), state(large, 199), state(None, 199)] {
+            let error = seen.clone().snp("AMD", &older).unwrap_err();
+            assert_eq!(error.reason, Reason::CollateralRollback, "{error}");
+        }
+        let text = serde_json::to_string(&seen).unwrap();
+        assert_eq!(serde_json::from_str::<Seen>(&text).unwrap(), seen, "{text}");
     }
 
     #[test]

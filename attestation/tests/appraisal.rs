@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use casemate_attestation::anchors::HostAnchor;
-use casemate_attestation::break_list::{BreakList, BrokenGeneration};
+use casemate_attestation::break_list::{BreakList, BrokenGeneration, FixedIn};
 use casemate_attestation::snp::Product;
 use casemate_attestation::{
     Appraisal, Boundary, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind,
@@ -119,7 +119,7 @@ fn break_list(fixed_snp: Option<u8>) -> String {
         entries: vec![BrokenGeneration {
             id: "CVE-1".to_owned(),
             generation: Product::Milan.name().to_owned(),
-            fixed_in: fixed_snp.map(|_| floor),
+            fixed_in: fixed_snp.map(|_| FixedIn::Snp(floor)),
             text: "keys can be read out".to_owned(),
         }],
     };
@@ -172,6 +172,13 @@ fn cases() -> Vec<Case> {
         ("snp.guest-svn", s("min_guest_svn = 1"), vec![snp(|_| {})]),
         ("snp.chip", s(&format!("chip_ids = [\"{}\"]", digest(64))), vec![snp(|_| {})]),
         ("snp.csp", s("csp_ids = [\"CN=other\"]"), vec![vlek()]),
+        // A list of the one kind says nothing for a machine of the other.
+        ("snp.chip", s(&format!("chip_ids = [\"{}\"]", digest(64))), vec![vlek()]),
+        ("snp.csp", s("csp_ids = [\"CN=other\"]"), vec![snp(|_| {})]),
+        ("snp.chip", s(&both_lists()), vec![snp(|_| {})]),
+        ("snp.csp", s(&both_lists()), vec![vlek()]),
+        ("snp.platform-smt", s("allow_platform_smt = false"), vec![snp(|f| f.platform_info |= 1)]),
+        ("snp.crl-age", s("max_crl_age_days = 3650"), vec![snp(|_| {})]),
         ("evidence.bound", s(""), vec![snp(|f| f.report_data[63] ^= 1)]),
         ("snp.report-data", s(""), vec![snp(|f| f.report_data[63] ^= 1), host(|_| {})]),
         ("snp.measurement", s(""), vec![snp(|f| f.measurement[0] ^= 1)]),
@@ -183,6 +190,29 @@ fn cases() -> Vec<Case> {
         ("host.age", s(""), vec![snp(|_| {}), host(|c| c.issued_at = UnixTime(NOW.0 + 61))]),
         ("host.launch", s(""), vec![snp(|_| {}), host(|c| c.launch.cmdline[0] ^= 1)]),
     ]
+}
+
+fn both_lists() -> String {
+    format!("chip_ids = [\"{}\"]\ncsp_ids = [\"CN=other\"]", "fe".repeat(64))
+}
+
+/// A floor that the bench reaches in one list, and one of `snp` in another.
+fn floors(low: &str, high: &str, snp: u8) -> String {
+    let product = "product = \"Milan\"\nsnp =";
+    format!("[[snp.{low}]]\n{product} 1\n[[snp.{high}]]\n{product} {snp}\n")
+}
+
+#[test]
+fn a_floor_holds_from_its_date_on() {
+    let dated = |since: &str| format!("{}since = \"{since}\"\n", floors("tcb", "tcb", 25));
+    let later = judge(vec![snp(|_| {})], &dated("2099-01-01T00:00:00Z"));
+    assert!(failed(&later).is_empty(), "{:?}", failed(&later));
+    let now = judge(vec![snp(|_| {})], &dated("2001-01-01T00:00:00Z"));
+    assert_eq!(failed(&now), ["snp.reported-tcb", "snp.committed-tcb", "snp.launch-tcb"]);
+    // A chip that is listed is enough where the provider's list is not met.
+    let policy = "[snp]\ncsp_ids = [\"CN=other\"]\nchip_ids = [\"";
+    let chip = casemate_attestation::wire::hex(bench().model.chip_id());
+    assert!(failed(&judge(vec![snp(|_| {})], &format!("{policy}{chip}\"]\n"))).is_empty());
 }
 
 /// What the platform ran at launch and runs now.
@@ -201,6 +231,8 @@ fn cases_of_versions() -> Vec<Case> {
         ("snp.reported-tcb", "[[snp.tcb]]\nproduct = \"Genoa\"\n".to_owned(), vec![snp(|_| {})]),
         ("snp.committed-tcb", floor.to_owned(), vec![snp(|f| f.committed_tcb[6] -= 1)]),
         ("snp.launch-tcb", floor.to_owned(), vec![snp(low_tcb)]),
+        ("snp.committed-tcb", floors("tcb", "committed_tcb", 25), vec![snp(|_| {})]),
+        ("snp.launch-tcb", floors("tcb", "launch_tcb", 25), vec![snp(|_| {})]),
         ("snp.firmware-version", s("min_firmware = [1, 56, 0]"), vec![snp(|_| {})]),
         (
             "snp.launch-mitigations",

@@ -320,3 +320,76 @@ fn a_verifier_that_remembers_refuses_the_same() {
         assert_eq!(reason(run(&flipped, &[], NOW.0)), Reason::Signature);
     }
 }
+
+/// Every list of the root counts; the newest says whether they are current.
+#[test]
+fn of_several_lists_every_revocation_counts() {
+    let bench = bench();
+    let list = |revoked: &[&[u8]], this: u64, next: u64| {
+        let der = bench.vcek.crl(revoked, UnixTime(this), UnixTime(next)).unwrap();
+        (EndorsementKind::Crl, der)
+    };
+    let good = || list(&[], NOW.0 - 50, NOW.0 + 10);
+    let revokes = || list(&[&[1, 0, 1]], NOW.0 - 100, NOW.0 + 10);
+    let stale = || list(&[], START.0, NOW.0 - 60);
+    let judged = |items: Vec<_>| {
+        let evidence = Evidence { items: vec![changed(&bench.vcek, |_| {})] };
+        verify(&evidence, &bench.anchors, &Endorsements { items }, NOW)
+            .map(|claims| claims.snp().unwrap().crl.map(|crl| crl.this_update.0))
+            .map_err(|error| error.reason)
+    };
+    for lists in [vec![good(), revokes()], vec![revokes(), good()]] {
+        assert_eq!(judged(lists), Err(Reason::Revoked));
+    }
+    for lists in [vec![good(), stale()], vec![stale(), good()]] {
+        assert_eq!(judged(lists), Ok(Some(NOW.0 - 50)));
+    }
+    assert_eq!(judged(vec![stale()]), Err(Reason::CrlStale));
+    // Another root's list is nobody's business here.
+    assert_eq!(judged(vec![(EndorsementKind::Crl, foreign_crl())]), Ok(None));
+}
+
+/// Anchors remember chains for every thread, and a remembered chain is no
+/// weaker: time, lists and the report still count.
+#[test]
+fn anchors_that_remember_refuse_the_same() {
+    fn shared<T: Send + Sync>(value: &T) -> &T {
+        value
+    }
+    let bench = bench();
+    let anchors = shared(&bench.anchors);
+    let list = |revoked: &[&[u8]]| {
+        let der = bench.vcek.crl(revoked, START, UnixTime(NOW.0 + 10)).unwrap();
+        (EndorsementKind::Crl, der)
+    };
+    let (empty, full) = (list(&[]), list(&[&[1, 0, 1]]));
+    let good = changed(&bench.vcek, |_| {});
+    let judged = |item: &EvidenceItem, items: &[(EndorsementKind, Vec<u8>)], at: u64| {
+        let evidence = Evidence { items: vec![item.clone()] };
+        verify(&evidence, anchors, &Endorsements { items: items.to_vec() }, UnixTime(at))
+            .map(|_| ())
+            .map_err(|error| error.reason)
+    };
+    let mut sent = good.clone();
+    sent.endorsements.push(empty.clone());
+    let mut flipped = good.clone();
+    flipped.evidence[0x50] ^= 1;
+    let other_tcb = changed(&bench.vcek, |f| f.reported_tcb[6] -= 1);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    assert_eq!(judged(&good, &[], NOW.0), Ok(()));
+                    assert_eq!(judged(&good, &[empty.clone()], NOW.0), Ok(()));
+                    assert_eq!(judged(&sent, &[], NOW.0), Ok(()));
+                    assert_eq!(judged(&good, &[full.clone()], NOW.0), Err(Reason::Revoked));
+                    assert_eq!(judged(&good, &[empty.clone()], NOW.0 + 10), Err(Reason::CrlStale));
+                    assert_eq!(judged(&sent, &[], NOW.0 + 10), Err(Reason::CrlStale));
+                    assert_eq!(judged(&good, &[], START.0 - 1), Err(Reason::CertValidity));
+                    assert_eq!(judged(&flipped, &[], NOW.0), Err(Reason::Signature));
+                    assert_eq!(judged(&other_tcb, &[], NOW.0), Err(Reason::Tcb));
+                }
+            });
+        }
+    });
+}

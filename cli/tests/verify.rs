@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use casemate_attestation::azure::PCRS;
-use casemate_attestation::bundle::Verdict;
+use casemate_attestation::bundle::{Asked, Verdict};
 use casemate_attestation::tdx::BodyKind;
 use casemate_attestation::{Bundle, Endorsements, UnixTime};
 use casemate_model::azure::Paravisor;
@@ -64,7 +64,7 @@ fn a_bundle_is_not_judged_by_what_it_would_ignore() {
     let machine = snp_machine();
     let bundle = Bundle {
         evidence: Vec::new(),
-        binding: Vec::new(),
+        asked: Asked::Nothing,
         endorsements: Endorsements::default(),
         policy: String::new(),
         references: String::new(),
@@ -208,6 +208,73 @@ impl Machine {
         drop(stdin);
         child.wait_with_output().unwrap()
     }
+}
+
+#[test]
+fn a_bundle_that_was_written_verifies_by_itself() {
+    let machine = tdx_machine();
+    let out = machine.folder.path().join("bundle.cbor");
+    let nonce = hex::encode(NONCE);
+    let flags = ["--nonce", &nonce, "--bundle", out.to_str().unwrap()];
+    let (code, judged) = machine.json(&[&machine.path("")], &flags);
+    assert_eq!(code, 2, "{judged}");
+    let trust = machine.folder.path().join("trust.toml");
+    let again = |trust: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
+        let output = command.arg("verify").arg(&out).arg("--json").args(trust).output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), said)
+    };
+    // The bundle knows that no reference values were given: that is a no now.
+    let (code, said) = again(&["--trust", trust.to_str().unwrap()]);
+    assert_eq!((code, &said["checks"]), (1, &judged["checks"]), "{said}");
+    assert_eq!(outcome(&said, "azure.nonce"), "pass");
+    let (code, said) = again(&[]);
+    assert_eq!((code, &said["code"]), (1, &json!("bundle")), "{said}");
+}
+
+#[test]
+fn endorsements_older_than_the_state_are_refused() {
+    let tdx = TdxModel::generate(TdxConfig::new(START)).unwrap();
+    let quote = tdx.quote(&QuoteSpec::new(BodyKind::Td15, USER_DATA)).unwrap();
+    let set = |number: u32| {
+        let mut spec = CollateralSpec::new(&tdx, START);
+        spec.evaluation_number = number;
+        tdx.collateral(&spec).unwrap()
+    };
+    let reference = format!(
+        "[[image]]\nlabel = \"i\"\n[[image.tdx]]\nmrtd = \"{}\"\nrtmr1 = \"{}\"\nrtmr2 = \"{}\"\n",
+        "4d".repeat(48),
+        "a1".repeat(48),
+        "a2".repeat(48)
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("reference.toml"), reference).unwrap();
+    let (state, references, data) =
+        (at("state.json"), at("reference.toml"), hex::encode(USER_DATA));
+    let flags = ["--state", &state, "--reference", &references, "--report-data", &data];
+    for (number, answer, code) in
+        [(20, "yes", None), (21, "yes", None), (20, "no", Some("collateral-rollback"))]
+    {
+        let collateral = set(number);
+        let files = [
+            ("quote.bin", &quote[..]),
+            ("tcb_info.json", &collateral.tcb_info),
+            ("qe_identity.json", &collateral.qe_identity),
+            ("chain.pem", &collateral.tcb_signing_chain),
+            ("root.crl", &collateral.root_crl),
+            ("pck.crl", collateral.pck_crls.first().unwrap()),
+        ];
+        let machine = Machine::new(&files, &format!("vendor = []\n{}", tdx.anchor_toml("model")));
+        let (_, said) = machine.json(&[&machine.path("")], &flags);
+        assert_eq!((&said["answer"], said["code"].as_str()), (&json!(answer), code), "{said}");
+    }
+    // A state that does not read is no reason to forget it.
+    std::fs::write(at("state.json"), "{}").unwrap();
+    let machine = snp_machine();
+    let (code, said) = machine.json(&[&machine.path("")], &flags[..2]);
+    assert_eq!((code, &said["code"]), (2, &json!("input")), "{said}");
 }
 
 fn pem(der: &[u8]) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! One digest over everything that decisions rest on beside the grants. It
 //! stands in each decision and in what people approve: when anything here
 //! changes, an approval is for nothing. What it covers is kept by it, for
-//! auditors. Format: docs/formats/policy.md.
+//! auditors. Format: docs/formats/gateway-policy.md.
 
 use std::collections::BTreeMap;
 

@@ -43,7 +43,7 @@ pub trait Material {
     fn certificate(&self, digest: &[u8; 32]) -> Option<Vec<u8>>;
     /// The canonical JSON with this commitment; it was checked against it.
     fn payload(&self, commitment: &[u8; 32]) -> Option<Vec<u8>>;
-    /// A file of the gateway's policy with this SHA-256 (docs/formats/policy.md).
+    /// A file of the gateway's policy with this SHA-256 (docs/formats/gateway-policy.md).
     fn policy(&self, digest: &[u8; 32]) -> Option<Vec<u8>>;
 }
 

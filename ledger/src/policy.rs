@@ -1,5 +1,5 @@
 //! What a gateway decides by beside the grants, as it keeps it by digest.
-//! Format: docs/formats/policy.md.
+//! Format: docs/formats/gateway-policy.md.
 //!
 //! Only what an audit asks is read here; the rest of the file is the gateway's
 //! configuration, which the digest covers too.

@@ -29,7 +29,7 @@ pub(super) fn tdx(claims: &TdxClaims, policy: &Policy, now: UnixTime, findings: 
     let Some(list) = policy.break_list() else {
         return findings.checks.not_asked("tdx.generation", fmspc);
     };
-    let broken: Vec<_> = list.tdx(claims.platform.fmspc).collect();
+    let broken: Vec<_> = list.tdx(claims.platform.fmspc, &claims.platform.tcb).collect();
     compare("tdx.generation", &broken, &fmspc, policy, now, findings);
 }
 

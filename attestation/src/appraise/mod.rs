@@ -132,7 +132,7 @@ pub fn appraise<'a>(
     };
     if let Some(snp) = claims.snp() {
         generation::snp(snp, policy, now, &mut findings);
-        snp::appraise(snp, policy.snp(), references, challenge, &mut findings);
+        snp::appraise(snp, policy.snp(), references, challenge, now, &mut findings);
     }
     if let Some(tdx) = claims.tdx() {
         generation::tdx(tdx, policy, now, &mut findings);

@@ -2,23 +2,26 @@
 //! ATTESTATION_REPORT).
 
 use super::{Challenge, CpuFindings, Findings};
-use crate::policy::{HexBytes, SnpPolicy};
+use crate::policy::{HexBytes, SnpPolicy, TcbFloor};
 use crate::reference::ReferenceValues;
-use crate::snp::{CrlState, SnpClaims, Tcb, TcbVersion, VekOwner};
+use crate::snp::{CrlState, Product, SnpClaims, Tcb, TcbVersion, VekOwner};
+use crate::time::UnixTime;
 use crate::wire::hex;
+use crate::x509::CrlNumber;
 
 pub(super) fn appraise(
     claims: &SnpClaims,
     policy: &SnpPolicy,
     references: &ReferenceValues,
     challenge: Challenge,
+    now: UnixTime,
     findings: &mut Findings,
 ) {
-    form(claims, policy, findings);
+    form(claims, policy, now, findings);
     guest(claims, policy, findings);
     launch_demands(claims, policy, findings);
     platform(claims, policy, findings);
-    tcb(claims, policy, findings);
+    tcb(claims, policy, now, findings);
     mitigations(claims, policy, findings);
     identity(claims, policy, findings);
     owner(claims, policy, findings);
@@ -26,7 +29,7 @@ pub(super) fn appraise(
     measured(claims, references, fresh, findings);
 }
 
-fn form(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+fn form(claims: &SnpClaims, policy: &SnpPolicy, now: UnixTime, findings: &mut Findings) {
     let report = &claims.report;
     findings.checks.compare(
         "snp.version",
@@ -43,6 +46,7 @@ fn form(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
         "ask for the report from the layer that the policy names",
     );
     revocation(claims, policy, findings);
+    crl_age(claims, policy, now, findings);
 }
 
 /// A report speaks for the layer that asked for it, and for no other.
@@ -67,14 +71,30 @@ fn revocation(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
         }
     };
     let floor = policy.min_crl_number;
-    if !policy.require_crl && floor == 0 {
+    if !policy.require_crl && floor == CrlNumber::default() {
         return findings.checks.not_asked("snp.crl", actual);
     }
-    let number = claims.crl.map(|crl| crl.number.unwrap_or(0));
+    let number = claims.crl.map(|crl| crl.number.unwrap_or_default());
     findings.checks.compare(
         "snp.crl",
         number.is_some_and(|number| number >= floor),
         format!("a current revocation list of the root, number {floor} or later"),
+        actual,
+        "supply AMD's newest CRL for the product as an endorsement",
+    );
+}
+
+fn crl_age(claims: &SnpClaims, policy: &SnpPolicy, now: UnixTime, findings: &mut Findings) {
+    let made = claims.crl.map(|crl| crl.this_update);
+    let actual = made.map_or_else(|| "none consulted".to_owned(), |made| format!("made {made}"));
+    let Some(days) = policy.max_crl_age_days else {
+        return findings.checks.not_asked("snp.crl-age", actual);
+    };
+    let age = u64::from(days).saturating_mul(DAY);
+    findings.checks.compare(
+        "snp.crl-age",
+        made.is_some_and(|made| now < made.plus_seconds(age)),
+        format!("a revocation list made less than {days} days before {now}"),
         actual,
         "supply AMD's newest CRL for the product as an endorsement",
     );
@@ -183,29 +203,36 @@ fn platform(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
             "snp.alias-check",
             policy.require_alias_check,
             info.alias_check_complete(),
-            "ALIAS_CHECK_COMPLETE",
+            "ALIAS_CHECK_COMPLETE 1",
             "update the firmware and the microcode (CVE-2024-21944, BadRAM)",
         ),
-        ("snp.tsme", policy.require_tsme, info.tsme(), "TSME_EN", "turn TSME on in the BIOS"),
+        ("snp.tsme", policy.require_tsme, info.tsme(), "TSME_EN 1", "turn TSME on in the BIOS"),
+        (
+            "snp.platform-smt",
+            !policy.allow_platform_smt,
+            !info.smt(),
+            "SMT_EN 0",
+            "turn SMT off in the BIOS",
+        ),
         (
             "snp.ciphertext-hiding",
             policy.require_ciphertext_hiding,
             info.ciphertext_hiding(),
-            "CIPHERTEXT_HIDING_DRAM_EN",
+            "CIPHERTEXT_HIDING_DRAM_EN 1",
             "turn ciphertext hiding on (Turin and later)",
         ),
     ];
-    for (rule, required, set, bit, hint) in rules {
-        let actual = format!("{bit} {}, PLATFORM_INFO {:#x}", u8::from(set), info.0);
+    let actual = format!("PLATFORM_INFO {:#x}", info.0);
+    for (rule, required, holds, expected, hint) in rules {
         if required {
-            findings.checks.compare(rule, set, format!("{bit} 1"), actual, hint);
+            findings.checks.compare(rule, holds, expected, &actual, hint);
         } else {
-            findings.checks.not_asked(rule, actual);
+            findings.checks.not_asked(rule, &actual);
         }
     }
 }
 
-fn tcb(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
+fn tcb(claims: &SnpClaims, policy: &SnpPolicy, now: UnixTime, findings: &mut Findings) {
     let report = &claims.report;
     let read = |version: TcbVersion| version.components(claims.product);
     let (committed, launch) = (read(report.committed_tcb), read(report.launch_tcb));
@@ -237,34 +264,53 @@ fn tcb(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
         if settled { "committed" } else { "newer firmware runs than is committed" },
         "commit the firmware on the host (SNP_COMMIT)",
     );
-    let floor = policy.tcb.iter().find(|floor| floor.product == claims.product);
+    let none: &[TcbFloor] = &[];
     let tcbs = [
-        ("snp.reported-tcb", Some(claims.reported_tcb)),
-        ("snp.committed-tcb", committed),
-        ("snp.launch-tcb", launch),
+        ("snp.reported-tcb", Some(claims.reported_tcb), none),
+        ("snp.committed-tcb", committed, &policy.committed_tcb),
+        ("snp.launch-tcb", launch, &policy.launch_tcb),
     ];
-    for (rule, tcb) in tcbs {
-        let actual = tcb.map_or_else(|| "not well-formed".to_owned(), |tcb| tcb.to_string());
-        match floor {
-            // A policy with floors, but none for this product, does not know it.
-            None if !policy.tcb.is_empty() => findings.checks.compare(
-                rule,
-                false,
-                format!("a floor for {} in the policy", claims.product),
-                actual,
-                "add a floor for the product to snp.tcb in the policy",
-            ),
-            None => findings.checks.not_asked(rule, actual),
-            Some(floor) => findings.checks.compare(
-                rule,
-                tcb.is_some_and(|tcb: Tcb| tcb.at_least(&floor.tcb())),
-                format!("at least {}", floor.tcb()),
-                actual,
-                "update firmware and microcode, commit them, and launch the guest again",
-            ),
-        }
+    for (rule, tcb, own) in tcbs {
+        let floors: Vec<_> = policy.tcb.iter().chain(own).collect();
+        floor(rule, claims.product, tcb, &floors, now, findings);
     }
     firmware(claims, policy, findings);
+}
+
+/// The rule that `tcb` is at or above those of `floors` that hold at `now`.
+fn floor(
+    rule: &'static str,
+    product: Product,
+    tcb: Option<Tcb>,
+    floors: &[&TcbFloor],
+    now: UnixTime,
+    findings: &mut Findings,
+) {
+    let actual = tcb.map_or_else(|| "not well-formed".to_owned(), |tcb| tcb.to_string());
+    let own: Vec<_> = floors.iter().filter(|floor| floor.product == product).collect();
+    if floors.is_empty() {
+        return findings.checks.not_asked(rule, actual);
+    }
+    // A policy with floors, but none for this product, does not know it.
+    if own.is_empty() {
+        let expected = format!("a floor for {product} in the policy");
+        let hint = "add a floor for the product to snp.tcb in the policy";
+        return findings.checks.compare(rule, false, expected, actual, hint);
+    }
+    let describe = |floor: &&&TcbFloor| match floor.since {
+        UnixTime(0) => format!("at least {}", floor.tcb()),
+        since => format!("at least {} since {since}", floor.tcb()),
+    };
+    let expected: Vec<_> = own.iter().map(describe).collect();
+    let holds =
+        |floor: &&&TcbFloor| now < floor.since || tcb.is_some_and(|tcb| tcb.at_least(&floor.tcb()));
+    findings.checks.compare(
+        rule,
+        own.iter().all(holds),
+        expected.join(", and "),
+        actual,
+        "update firmware and microcode, commit them, and launch the guest again",
+    );
 }
 
 fn firmware(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
@@ -324,42 +370,39 @@ fn identity(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
     );
 }
 
+/// Where the machine is: this chip, or that provider. Once the policy lists
+/// either, a machine of the other kind needs a list of its own.
 fn owner(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
     let chip = claims.report.chip_id;
-    if policy.chip_ids.is_empty() {
-        findings.checks.not_asked("snp.chip", hex(&chip));
-    } else {
-        let known = policy
+    let (any_chip, any_csp) = (policy.chip_ids.is_empty(), policy.csp_ids.is_empty());
+    let kind = claims.report.key_info.signing_key;
+    let (chip_actual, csp_actual) = match &claims.owner {
+        VekOwner::Chip(_) => (hex(&chip), "none: a VCEK signed".to_owned()),
+        VekOwner::Provider(csp) => (format!("{} by the word of a {kind}", hex(&chip)), csp.clone()),
+    };
+    let is_listed = match &claims.owner {
+        VekOwner::Chip(_) => policy
             .chip_ids
             .iter()
-            .any(|id| id.0.len() == claims.product.chip_id_bytes() && chip.starts_with(&id.0));
-        findings.checks.compare(
-            "snp.chip",
-            known && matches!(claims.owner, VekOwner::Chip(_)),
-            "a chip of snp.chip_ids, shown by its own VCEK",
-            hex(&chip),
-            "run on a known machine, or add its chip to the policy",
-        );
-    }
-    let provider = match &claims.owner {
-        VekOwner::Provider(csp) => csp.as_str(),
-        VekOwner::Chip(_) => "none (VCEK)",
-    };
-    if policy.csp_ids.is_empty() {
-        return findings.checks.not_asked("snp.csp", provider);
-    }
-    let vlek_fits = match &claims.owner {
+            .any(|id| id.0.len() == claims.product.chip_id_bytes() && chip.starts_with(&id.0)),
         VekOwner::Provider(csp) => policy.csp_ids.contains(csp),
-        // The list is about VLEKs; a VCEK is judged by snp.chip.
-        VekOwner::Chip(_) => true,
     };
-    findings.checks.compare(
-        "snp.csp",
-        vlek_fits,
-        format!("one of {}", policy.csp_ids.join(", ")),
-        provider,
-        "run at an accepted provider, or add its CSP id to the policy",
-    );
+    let is_chip = matches!(claims.owner, VekOwner::Chip(_));
+    let mut ask = |rule, asked: bool, expected: String, actual: String| {
+        if asked {
+            let hint = "run on a known machine or at an accepted provider, or add it to snp.chip_ids \
+                        or snp.csp_ids in the policy";
+            findings.checks.compare(rule, is_listed, expected, actual, hint);
+        } else {
+            findings.checks.not_asked(rule, actual);
+        }
+    };
+    // Where both lists are given, the one of the machine's own kind decides.
+    let asks_chip = !any_chip && (is_chip || any_csp);
+    let asks_csp = !any_csp && (!is_chip || any_chip);
+    let chips = "a chip of snp.chip_ids, shown by its own VCEK".to_owned();
+    ask("snp.chip", asks_chip, chips, chip_actual);
+    ask("snp.csp", asks_csp, format!("one of {}", policy.csp_ids.join(", ")), csp_actual);
 }
 
 fn measured(
@@ -411,3 +454,5 @@ fn one_of<const N: usize>(
 fn allowed(allowed: bool, what: &str) -> String {
     if allowed { format!("{what} or not") } else { format!("no {what}") }
 }
+
+const DAY: u64 = 86_400;

@@ -17,6 +17,7 @@ pub(super) fn appraise(
     findings: &mut Findings,
 ) {
     status(claims, policy, now, findings);
+    floors(claims, policy, findings);
     advisories(claims, policy, now, findings);
     collateral(claims, policy, now, findings);
     attributes(&claims.report, policy, findings);
@@ -43,13 +44,62 @@ fn status(claims: &TdxClaims, policy: &TdxPolicy, now: UnixTime, findings: &mut 
     if let Some(until) = until {
         expected.push_str(&format!(", or {status} until {until}"));
     }
+    for grace in &policy.grace {
+        expected.push_str(&format!(", or {} until {}", grace.status, grace.until));
+    }
+    let dated = policy.grace.iter().any(|grace| grace.status == status && now < grace.until);
     findings.checks.compare(
         "tdx.tcb-status",
-        !never && (listed || until.is_some_and(|until| now < until)),
+        !never && (listed || dated || until.is_some_and(|until| now < until)),
         expected,
         describe(claims),
         "update BIOS, microcode and TDX module as the advisories say, then launch the TD again",
     );
+}
+
+/// What Intel's levels ask for, asked by the policy itself, part by part.
+fn floors(claims: &TdxClaims, policy: &TdxPolicy, findings: &mut Findings) {
+    let hint = "update BIOS, microcode and TDX module, then launch the TD again";
+    let (svn, sgx) = (&claims.report.tee_tcb_svn, &claims.platform.tcb.components);
+    let vectors = [
+        ("tdx.tee-tcb-svn", &policy.min_tee_tcb_svn, svn, true),
+        ("tdx.sgx-components", &policy.min_sgx_components, sgx, false),
+    ];
+    for (rule, floor, actual, is_module) in vectors {
+        let Some(floor) = floor else {
+            findings.checks.not_asked(rule, hex(actual));
+            continue;
+        };
+        let holds = at_least(actual, &if is_module { of_major(actual, floor.0) } else { floor.0 });
+        let expected = format!("at least {}, byte by byte", hex(&floor.0));
+        findings.checks.compare(rule, holds, expected, hex(actual), hint);
+    }
+    let numbers = [
+        ("tdx.pcesvn", policy.min_pcesvn, claims.platform.tcb.pcesvn),
+        ("tdx.qe-isvsvn", policy.min_qe_isvsvn, claims.qe_isvsvn),
+    ];
+    for (rule, floor, actual) in numbers {
+        if floor == 0 {
+            findings.checks.not_asked(rule, actual);
+        } else {
+            let expected = format!("at least {floor}");
+            findings.checks.compare(rule, actual >= floor, expected, actual, hint);
+        }
+    }
+}
+
+fn at_least(actual: &[u8; 16], floor: &[u8; 16]) -> bool {
+    actual.iter().zip(floor).all(|(actual, floor)| actual >= floor)
+}
+
+/// The floor for a TDX module like `actual`: byte 0, the minor version, counts
+/// within one major version, byte 1.
+fn of_major(actual: &[u8; 16], mut floor: [u8; 16]) -> [u8; 16] {
+    let ([_, major, ..], [minor, floor_major, ..]) = (actual, &mut floor);
+    if major > floor_major {
+        *minor = 0;
+    }
+    floor
 }
 
 /// The status, what it is made of, and since when something better is there.

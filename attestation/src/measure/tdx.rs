@@ -23,6 +23,7 @@ pub enum PageOrder {
 #[derive(Debug, Clone)]
 pub struct Tdvf<'a> {
     sections: Vec<Section<'a>>,
+    absent: usize,
 }
 
 /// One section of the metadata.
@@ -35,7 +36,8 @@ pub struct Section<'a> {
     pub gpa: u64,
     /// Size in memory.
     pub size: u64,
-    /// What the image has for it; the rest of the memory is zero.
+    /// What the image has for it; the rest of the memory is zero, but for an
+    /// unmeasured section before an image of the code alone.
     pub contents: &'a [u8],
     /// The pages are added before the TD runs.
     pub added: bool,
@@ -77,20 +79,29 @@ impl<'a> Tdvf<'a> {
             let expected = format!("at most {MAX_SECTIONS} sections, inside the length {length}");
             return Err(MeasureError::new("TDX metadata, count", expected, count));
         }
+        let entries: Vec<_> =
+            (0..count).map(|_| Entry::read(&mut reader)).collect::<Result<_, _>>()?;
+        let absent = absent_before(&entries, image.len()).unwrap_or(0);
         let sections: Vec<_> =
-            (0..count).map(|_| Section::read(&mut reader, image)).collect::<Result<_, _>>()?;
+            entries.iter().map(|entry| entry.section(image, absent)).collect::<Result<_, _>>()?;
         let added = sections.iter().filter(|section| section.added).map(|section| section.size);
         let total = added.fold(0_u64, u64::saturating_add);
         if total > MAX_ADDED_BYTES {
             let expected = format!("at most {MAX_ADDED_BYTES} bytes");
             return Err(MeasureError::new("TDX metadata, memory added", expected, total));
         }
-        Ok(Self { sections })
+        Ok(Self { sections, absent })
     }
 
     /// The sections in the order of the metadata.
     pub fn sections(&self) -> &[Section<'a>] {
         &self.sections
+    }
+
+    /// How many bytes of the flash before the image are not in it: the variable
+    /// store, where the image is the code alone.
+    pub fn absent_bytes(&self) -> usize {
+        self.absent
     }
 
     /// The MRTD of a TD that a host stack builds in `order`.
@@ -126,16 +137,49 @@ pub fn rtmr(digests: &[[u8; 48]]) -> [u8; 48] {
     digests.iter().fold([0; 48], |register, digest| eventlog::extend(&register, digest))
 }
 
-impl<'a> Section<'a> {
-    fn read(reader: &mut Reader<'_>, image: &'a [u8]) -> Result<Self, MeasureError> {
-        let offset = reader.length_le("TDX metadata, data offset")?;
-        let raw_size = reader.length_le("TDX metadata, raw data size")?;
-        let gpa = reader.u64_le("TDX metadata, memory address")?;
-        let size = reader.u64_le("TDX metadata, memory size")?;
-        let kind = reader.u32_le("TDX metadata, section type")?;
-        let attributes = reader.u32_le("TDX metadata, attributes")?;
-        let end = offset.checked_add(raw_size);
-        let contents = end.and_then(|end| image.get(offset..end)).ok_or_else(|| {
+/// One section as the metadata lists it. Offsets count from the start of the
+/// flash, of which the image may be the end.
+struct Entry {
+    offset: usize,
+    raw_size: usize,
+    gpa: u64,
+    size: u64,
+    kind: u32,
+    attributes: u32,
+}
+
+impl Entry {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, MeasureError> {
+        Ok(Self {
+            offset: reader.length_le("TDX metadata, data offset")?,
+            raw_size: reader.length_le("TDX metadata, raw data size")?,
+            gpa: reader.u64_le("TDX metadata, memory address")?,
+            size: reader.u64_le("TDX metadata, memory size")?,
+            kind: reader.u32_le("TDX metadata, section type")?,
+            attributes: reader.u32_le("TDX metadata, attributes")?,
+        })
+    }
+
+    fn measured(&self) -> bool {
+        self.attributes & MR_EXTEND != 0
+    }
+
+    /// Where the data end, counted from the start of the flash.
+    fn end(&self) -> Option<usize> {
+        self.offset.checked_add(self.raw_size)
+    }
+
+    /// The section with its contents in an `image` before which `absent` bytes
+    /// of the flash are missing. Nothing that is measured may be missing.
+    fn section<'a>(&self, image: &'a [u8], absent: usize) -> Result<Section<'a>, MeasureError> {
+        let Self { offset, raw_size, gpa, size, kind, .. } = *self;
+        let missing = absent > 0 && !self.measured() && offset < absent;
+        let within = || {
+            let (start, end) = (offset.checked_sub(absent)?, self.end()?.checked_sub(absent)?);
+            image.get(start..end)
+        };
+        let contents = if missing { Some(&[][..]) } else { within() };
+        let contents = contents.ok_or_else(|| {
             let actual = format!("{raw_size} bytes at {offset}");
             MeasureError::new("TDX metadata, data", "inside the image", actual)
         })?;
@@ -145,16 +189,37 @@ impl<'a> Section<'a> {
             let actual = format!("{raw_size} of {size:#x} bytes at {gpa:#x}");
             return Err(MeasureError::new("TDX metadata, section", "whole pages", actual));
         }
-        let measured = attributes & MR_EXTEND != 0;
+        let measured = self.measured();
         let host_made = !matches!(kind, BFV | CFV | PAYLOAD);
         if measured && host_made {
             let actual = format!("a section of type {kind}");
             let expected = "contents that are in the image";
             return Err(MeasureError::new("TDX metadata, measured section", expected, actual));
         }
-        Ok(Self { kind, gpa, size, contents, added: attributes & PAGE_AUG == 0, measured })
+        let added = self.attributes & PAGE_AUG == 0;
+        Ok(Section { kind, gpa, size, contents, added, measured })
     }
+}
 
+/// How many bytes of the flash come before an image of `length` bytes, where
+/// the addresses of its volumes prove that it is the end of a larger flash:
+/// every volume lies at one distance from its offset, and the flash that they
+/// span ends at 4 GiB, where the reset vector is.
+fn absent_before(entries: &[Entry], length: usize) -> Option<usize> {
+    let volumes = || entries.iter().filter(|entry| matches!(entry.kind, BFV | CFV));
+    let flash = volumes().map(Entry::end).try_fold(0, |most: usize, end| Some(most.max(end?)))?;
+    let absent = flash.checked_sub(length)?;
+    let start = FOUR_GIB.checked_sub(u64::try_from(flash).ok()?)?;
+    let lies_in_it = |entry: &Entry| {
+        let offset = u64::try_from(entry.offset).ok();
+        offset.and_then(|offset| start.checked_add(offset)) == Some(entry.gpa)
+    };
+    let others = entries.iter().filter(|entry| !matches!(entry.kind, BFV | CFV));
+    let no_data = others.into_iter().all(|entry| entry.raw_size == 0);
+    (volumes().all(lies_in_it) && no_data && absent.is_multiple_of(4096)).then_some(absent)
+}
+
+impl Section<'_> {
     /// Each page's address and contents, filled up with zeros.
     fn pages(&self) -> impl Iterator<Item = (u64, [u8; 4096])> {
         let count = self.size / PAGE;
@@ -216,6 +281,7 @@ fn metadata(image: &[u8]) -> Result<&[u8], MeasureError> {
 }
 
 const PAGE: u64 = 4096;
+const FOUR_GIB: u64 = 1 << 32;
 const HEADER_BYTES: u32 = 16;
 const SECTION_BYTES: u32 = 32;
 const MAX_SECTIONS: u32 = 64;
@@ -268,6 +334,38 @@ mod tests {
         accepted_by_guest[7] = 2;
         let image = self::image(&[FIRMWARE, accepted_by_guest]);
         assert!(!Tdvf::parse(&image).unwrap().sections()[1].added);
+    }
+
+    /// Code of 8 KiB at the end of a flash of 16 KiB that ends at 4 GiB.
+    const CODE: [u32; 8] = [8192, 8192, 0xffff_e000, 0, 8192, 0, 0, 1];
+    const VARS: [u32; 8] = [0, 8192, 0xffff_c000, 0, 8192, 0, 1, 0];
+
+    #[test]
+    fn code_alone_is_measured_where_the_addresses_prove_that_it_is() {
+        let code = image(&[CODE, VARS]);
+        let tdvf = Tdvf::parse(&code).unwrap();
+        assert_eq!(tdvf.absent_bytes(), 8192);
+        // The same image behind any variable store, whose bytes do not count.
+        let mut whole = [vec![0x77; 8192], code.clone()].concat();
+        let at = whole.len() - 32;
+        let mut code = code;
+        code[8160..8164].copy_from_slice(&(8192_u32 - 64).to_le_bytes());
+        whole[at..at + 4].copy_from_slice(&(8192_u32 - 64).to_le_bytes());
+        let (code, whole) = (Tdvf::parse(&code).unwrap(), Tdvf::parse(&whole).unwrap());
+        assert_eq!((code.absent_bytes(), whole.absent_bytes()), (8192, 0));
+        for order in PageOrder::ALL {
+            assert_eq!(code.mrtd(order), whole.mrtd(order));
+        }
+        // A measured store, another address, data elsewhere: nothing is guessed.
+        let with = |section: [u32; 8], index: usize, value: u32, other: [u32; 8]| {
+            let mut section = section;
+            section[index] = value;
+            Tdvf::parse(&image(&[section, other])).map(|_| ())
+        };
+        assert!(with(VARS, 7, 1, CODE).is_err(), "the store is measured");
+        assert!(with(CODE, 2, 0xfffe_e000, VARS).is_err(), "the code lies elsewhere");
+        assert!(with(VARS, 2, 0xfffe_c000, CODE).is_err(), "the store lies elsewhere");
+        assert!(with(VARS, 6, 5, CODE).is_err(), "a payload that is not there");
     }
 
     #[test]

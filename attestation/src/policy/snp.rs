@@ -4,6 +4,8 @@ use serde::Deserialize;
 
 use super::{HexBytes, HexPrefix};
 use crate::snp::{Product, Tcb};
+use crate::time::UnixTime;
+use crate::x509::CrlNumber;
 
 /// What is asked of an SEV-SNP report.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -14,7 +16,9 @@ pub struct SnpPolicy {
     pub min_report_version: u32,
     /// The one privilege level that the report must come from, which names the
     /// layer that asked for it: 0 the firmware, an SVSM or a paravisor, above it
-    /// what they let run; a guest without any runs at 0. Default 0.
+    /// what they let run; a guest without any runs at 0. Default 0. 0 to 3: a
+    /// report that the host asked for is never accepted.
+    #[serde(deserialize_with = "vmpl")]
     pub vmpl: u32,
     /// Accept a guest that the host may debug. Such a guest never earns the
     /// boundary class tee. Default false.
@@ -23,6 +27,8 @@ pub struct SnpPolicy {
     pub allow_migration_agent: bool,
     /// Accept a guest that may run with SMT. Default true.
     pub allow_smt: bool,
+    /// Accept a platform that has SMT on, whatever the guest policy says. Default true.
+    pub allow_platform_smt: bool,
     /// Accept firmware that runs but is not committed yet. Default true.
     pub allow_provisional_firmware: bool,
     /// Ask that the firmware has checked for aliased memory. Default true.
@@ -48,15 +54,21 @@ pub struct SnpPolicy {
     pub require_crl: bool,
     /// The lowest CRL number, against older lists that have not run out:
     /// remember the highest one seen. Needs a list when not 0. Default 0.
-    pub min_crl_number: u64,
+    pub min_crl_number: CrlNumber,
+    /// How old the revocation list may be; none: until it expires. Needs a list.
+    pub max_crl_age_days: Option<u32>,
     /// Bits that LAUNCH_MIT_VECTOR and CURRENT_MIT_VECTOR must have. Default 0.
     pub required_mitigations: u64,
     /// The lowest firmware version, `[major, minor, build]`, current and committed.
     pub min_firmware: Option<[u8; 3]>,
     /// The lowest GUEST_SVN. Default 0.
     pub min_guest_svn: u32,
-    /// The TCB floors, by product.
+    /// The TCB floors, by product, for REPORTED, COMMITTED and LAUNCH TCB alike.
     pub tcb: Vec<TcbFloor>,
+    /// Floors for COMMITTED_TCB alone, beside those of `tcb`.
+    pub committed_tcb: Vec<TcbFloor>,
+    /// Floors for LAUNCH_TCB alone, beside those of `tcb`.
+    pub launch_tcb: Vec<TcbFloor>,
     /// HOST_DATA values to accept; empty: any.
     pub host_data: Vec<HexBytes<32>>,
     /// ID_KEY_DIGEST values to accept; empty: any.
@@ -71,6 +83,29 @@ pub struct SnpPolicy {
     pub chip_ids: Vec<HexPrefix>,
     /// CSP ids of VLEK certificates to accept; empty: any.
     pub csp_ids: Vec<String>,
+}
+
+impl SnpPolicy {
+    /// Two floors for one product and one time: which of them was meant?
+    pub(super) fn refuse_doubles(&self) -> Result<(), String> {
+        let lists = [
+            ("snp.tcb", &self.tcb),
+            ("snp.committed_tcb", &self.committed_tcb),
+            ("snp.launch_tcb", &self.launch_tcb),
+        ];
+        for (name, floors) in lists {
+            let mut seen = std::collections::BTreeSet::new();
+            for floor in floors {
+                if !seen.insert((floor.product.name(), floor.since)) {
+                    let product = floor.product;
+                    return Err(format!(
+                        "{name}: expected one floor a product and date, got two for {product}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The lowest TCB of one product line, in every component.
@@ -95,6 +130,10 @@ pub struct TcbFloor {
     /// Microcode. Default 0.
     #[serde(default)]
     pub microcode: u8,
+    /// From when on the floor holds, so that machines have time to be updated.
+    /// Default always.
+    #[serde(default = "always", deserialize_with = "super::time")]
+    pub since: UnixTime,
 }
 
 impl TcbFloor {
@@ -113,6 +152,7 @@ impl Default for SnpPolicy {
             allow_debug: false,
             allow_migration_agent: false,
             allow_smt: true,
+            allow_platform_smt: true,
             allow_provisional_firmware: true,
             require_alias_check: true,
             require_tsme: false,
@@ -124,11 +164,14 @@ impl Default for SnpPolicy {
             require_rapl_off: false,
             require_page_swap_off: false,
             require_crl: false,
-            min_crl_number: 0,
+            min_crl_number: CrlNumber::default(),
+            max_crl_age_days: None,
             required_mitigations: 0,
             min_firmware: None,
             min_guest_svn: 0,
             tcb: vec![],
+            committed_tcb: vec![],
+            launch_tcb: vec![],
             host_data: vec![],
             id_key_digests: vec![],
             author_key_digests: vec![],
@@ -138,6 +181,18 @@ impl Default for SnpPolicy {
             csp_ids: vec![],
         }
     }
+}
+
+fn vmpl<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let vmpl = u32::deserialize(deserializer)?;
+    if vmpl <= 3 {
+        return Ok(vmpl);
+    }
+    Err(serde::de::Error::custom(format!("expected a VMPL, 0 to 3, got {vmpl}")))
+}
+
+fn always() -> UnixTime {
+    UnixTime(0)
 }
 
 fn product<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Product, D::Error> {

@@ -17,6 +17,18 @@ pub struct TdxPolicy {
     /// How long `OutOfDate` is accepted after the next better TCB level was
     /// published. Default 0: not at all.
     pub out_of_date_grace_days: u32,
+    /// Statuses to accept until a date, whatever their levels' dates.
+    pub grace: Vec<StatusGrace>,
+    /// The lowest TEE_TCB_SVN, byte by byte: the TDX module's minor and major
+    /// version, the SEAM loader, 13 more. Of a later major version any minor one
+    /// will do.
+    pub min_tee_tcb_svn: Option<HexBytes<16>>,
+    /// The lowest SGX components of the platform, byte by byte.
+    pub min_sgx_components: Option<HexBytes<16>>,
+    /// The lowest PCESVN of the platform. Default 0.
+    pub min_pcesvn: u16,
+    /// The lowest ISVSVN of the quoting enclave. Default 0.
+    pub min_qe_isvsvn: u16,
     /// The advisories that may apply, each until a date; empty: any that the
     /// accepted status brings with it.
     pub advisories: Vec<AdvisoryGrace>,
@@ -66,7 +78,19 @@ pub struct AdvisoryGrace {
     /// The advisory, such as `INTEL-SA-00960`.
     pub id: String,
     /// The end of the grace, such as `2027-01-31T00:00:00Z`.
-    #[serde(deserialize_with = "time")]
+    #[serde(deserialize_with = "super::time")]
+    pub until: UnixTime,
+}
+
+/// A status that is accepted for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatusGrace {
+    /// The status, in Intel's spelling; `Revoked` and `TcbNotSupported` are refused.
+    #[serde(deserialize_with = "acceptable_one")]
+    pub status: TcbStatus,
+    /// The end of the grace, such as `2027-01-31T00:00:00Z`.
+    #[serde(deserialize_with = "super::time")]
     pub until: UnixTime,
 }
 
@@ -75,6 +99,11 @@ impl Default for TdxPolicy {
         Self {
             statuses: vec![TcbStatus::UpToDate],
             out_of_date_grace_days: 0,
+            grace: vec![],
+            min_tee_tcb_svn: None,
+            min_sgx_components: None,
+            min_pcesvn: 0,
+            min_qe_isvsvn: 0,
             advisories: vec![],
             allow_debug: false,
             allow_profiling: false,
@@ -109,11 +138,15 @@ fn acceptable<'de, D: serde::Deserializer<'de>>(
     }
 }
 
-fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<UnixTime, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    UnixTime::from_rfc3339(&text).ok_or_else(|| {
-        serde::de::Error::custom(format!("expected a time like 2027-01-31T00:00:00Z, got {text:?}"))
-    })
+fn acceptable_one<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<TcbStatus, D::Error> {
+    let status = TcbStatus::deserialize(deserializer)?;
+    if status.is_never_acceptable() {
+        let message = format!("expected a status that may be accepted, got {status}");
+        return Err(serde::de::Error::custom(message));
+    }
+    Ok(status)
 }
 
 #[cfg(test)]
@@ -134,6 +167,9 @@ mod tests {
             "[tdx]\nstatuses = [\"TcbNotSupported\"]",
             "[tdx]\nstatuses = [\"uptodate\"]",
             "[tdx]\nallow_anything = true",
+            "[[tdx.grace]]\nstatus = \"Revoked\"\nuntil = \"2027-01-31T00:00:00Z\"",
+            "[[tdx.grace]]\nstatus = \"OutOfDate\"",
+            "[tdx]\nmin_tee_tcb_svn = \"00\"",
             "[[tdx.advisories]]\nid = \"x\"\nuntil = \"soon\"",
         ] {
             assert!(Policy::from_toml(bad).is_err(), "{bad}");

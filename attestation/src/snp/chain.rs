@@ -3,6 +3,7 @@
 //! certificates).
 
 use super::flags::SigningKey;
+use super::memory::{self, Kept};
 use super::report::{Report, SIGNED_BYTES};
 use super::table::CertTable;
 use super::tcb::{Product, Tcb};
@@ -14,7 +15,7 @@ use crate::evidence::{EndorsementKind, EvidenceItem};
 use crate::time::UnixTime;
 use crate::verify::{Endorsements, Verified};
 use crate::wire::hex;
-use crate::x509::{Certificate, Crl, PemLimits, der_or_pem};
+use crate::x509::{Certificate, Crl, CrlNumber, PemLimits, crls_der_or_pem, der_or_pem};
 
 /// What a verified SNP report says, and who vouches for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub struct SnpClaims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CrlState {
     /// Its CRL number, if it has one.
-    pub number: Option<u64>,
+    pub number: Option<CrlNumber>,
     /// When it was made.
     pub this_update: UnixTime,
     /// When the next one is due.
@@ -58,8 +59,9 @@ impl PreparedVek {
     /// Checks the chain from `vek` to a root in `anchors` at `now`.
     ///
     /// `supplied` are CA certificates beyond those the anchors know; a root
-    /// among them means nothing. `crls` are consulted where their issuer is
-    /// the root that the chain ends at.
+    /// among them means nothing. Of `crls`, every one by the root that the chain
+    /// ends at is consulted; the newest made by `now` decides whether they are
+    /// current.
     pub fn new(
         vek: Certificate,
         supplied: &[Certificate],
@@ -69,18 +71,19 @@ impl PreparedVek {
     ) -> Result<Self, VerifyError> {
         let vek = Vek::parse(vek)?;
         let (anchor, issuer) = find_issuer(&vek, supplied, anchors)?;
-        let crl = crls.iter().find(|crl| crl.issuer() == anchor.ark().subject());
-        if let Some(crl) = crl {
-            crl.check_issued_by(anchor.ark())?;
-        }
+        let of_the_root = |crl: &&Crl| crl.issuer() == anchor.ark().subject();
+        let crls: Vec<_> = crls.iter().filter(of_the_root).collect();
+        crls.iter().try_for_each(|crl| crl.check_issued_by(anchor.ark()))?;
+        let newest = crls.iter().max_by_key(|crl| (crl.this_update() <= now, crl.this_update()));
         let prepared = Self {
             vek,
             chain: vec![issuer, anchor.ark().clone()],
             anchor: anchor.anchor().clone(),
-            crl: crl.cloned(),
+            crl: newest.map(|crl| (*crl).clone()),
         };
         prepared.check_time(now)?;
-        crl.map_or(Ok(()), |crl| prepared.check_not_revoked(crl))?;
+        // What a root once revoked stays so, whichever of its lists says it.
+        crls.iter().try_for_each(|crl| prepared.check_not_revoked(crl))?;
         Ok(prepared)
     }
 
@@ -285,6 +288,14 @@ pub(crate) fn verify_item(
 ) -> Result<Verified<SnpClaims>, VerifyError> {
     let report = Report::parse(&item.evidence)?;
     check_key_info(&report)?;
+    let key = memory::key(&[&item.endorsements, &endorsements.items]);
+    let known = anchors.amd.iter().find_map(|anchor| anchor.memory().chain(&key));
+    if let Some(kept) = known.filter(|kept| fits(&report, &kept.prepared.vek)) {
+        kept.prepared.check_time(now)?;
+        let claims = kept.prepared.check_report(report, &item.evidence)?;
+        kept.sent.iter().try_for_each(|crl| crl.check_current(now))?;
+        return Ok(claims);
+    }
     let (mut certificates, crls) = supporting(&item.endorsements)?;
     let (more_certificates, mut more_crls) = supporting(&endorsements.items)?;
     certificates.extend(more_certificates);
@@ -297,7 +308,21 @@ pub(crate) fn verify_item(
     for crl in &crls {
         prepared.check_crl(crl, now)?;
     }
+    let root = prepared.chain.last().map(Certificate::der);
+    if let Some(anchor) = anchors.amd.iter().find(|anchor| Some(anchor.ark().der()) == root) {
+        anchor.memory().keep(key, Kept { prepared, sent: crls });
+    }
     Ok(claims)
+}
+
+/// Whether `vek` is the certificate that `report` was signed for.
+fn fits(report: &Report, vek: &Vek) -> bool {
+    vek.kind() == report.key_info.signing_key
+        && report.reported_tcb.components(vek.product()) == Some(vek.tcb())
+        && match vek.owner() {
+            VekOwner::Chip(hwid) => report.chip_id.starts_with(hwid),
+            VekOwner::Provider(_) => true,
+        }
 }
 
 fn is_vek(certificate: &Certificate) -> bool {
@@ -307,14 +332,7 @@ fn is_vek(certificate: &Certificate) -> bool {
 /// The certificate to verify with: of several, the one that fits the report.
 fn pick_vek(report: &Report, mut veks: Vec<Certificate>) -> Result<Certificate, VerifyError> {
     let fits = veks.iter().position(|certificate| {
-        Vek::parse(certificate.clone()).is_ok_and(|vek| {
-            vek.kind() == report.key_info.signing_key
-                && report.reported_tcb.components(vek.product()) == Some(vek.tcb())
-                && match vek.owner() {
-                    VekOwner::Chip(hwid) => report.chip_id.starts_with(hwid),
-                    VekOwner::Provider(_) => true,
-                }
-        })
+        Vek::parse(certificate.clone()).is_ok_and(|vek| fits(report, &vek))
     });
     let at = match fits {
         Some(at) => at,
@@ -347,7 +365,7 @@ fn supporting(
             EndorsementKind::CertificateChain => {
                 certificates.extend(der_or_pem(bytes, PemLimits::CHAIN)?);
             }
-            EndorsementKind::Crl => crls.push(Crl::parse(bytes)?),
+            EndorsementKind::Crl => crls.extend(crls_der_or_pem(bytes)?),
             _ => {}
         }
     }

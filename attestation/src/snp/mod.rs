@@ -7,6 +7,7 @@
 mod chain;
 mod flags;
 mod id_block;
+mod memory;
 mod report;
 pub mod table;
 mod tcb;
@@ -17,6 +18,7 @@ pub(crate) use chain::verify_item;
 pub use chain::{CrlState, PreparedVek, SnpClaims};
 pub use flags::{GuestPolicy, KeyInfo, PlatformInfo, SigningKey};
 pub use id_block::{ID_AUTH_BYTES, ID_BLOCK_BYTES, IdBlock};
+pub(crate) use memory::Memory;
 pub use report::{FirmwareVersion, REPORT_BYTES, Report, SIGNED_BYTES};
 pub use tcb::{Product, Tcb, TcbVersion};
 pub use vek::{Vek, VekOwner};

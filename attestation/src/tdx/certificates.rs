@@ -14,7 +14,18 @@ use crate::x509::{BASIC_CONSTRAINTS, Certificate, Crl, KEY_USAGE};
 #[derive(Debug)]
 pub(super) struct PckCa {
     pub(super) certificate: Certificate,
+    /// The newest of its lists, which must be current.
     pub(super) crl: Crl,
+    /// Its other lists: what they revoke is revoked too.
+    older: Vec<Crl>,
+}
+
+impl PckCa {
+    /// Checks that no list of this CA names `certificate`.
+    pub(super) fn check_not_revoked(&self, certificate: &Certificate) -> Result<(), VerifyError> {
+        self.crl.check_not_revoked(certificate)?;
+        self.older.iter().try_for_each(|crl| crl.check_not_revoked(certificate))
+    }
 }
 
 /// Checks that `certificate` is a PCK CA issued by `root`, and that one of
@@ -30,12 +41,12 @@ pub(super) fn pck_ca(
     check_profile(&certificate)?;
     certificate.check_issued_by(root)?;
     certificate.check_ca()?;
-    let crl = crls
-        .iter()
-        .find(|crl| crl.issuer().der == certificate.subject().der)
-        .ok_or_else(|| missing_crl(&certificate))?;
-    crl.check_issued_by(&certificate)?;
-    Ok(PckCa { certificate, crl: crl.clone() })
+    let own = crls.iter().filter(|crl| crl.issuer().der == certificate.subject().der);
+    let mut own: Vec<Crl> = own.cloned().collect();
+    own.iter().try_for_each(|crl| crl.check_issued_by(&certificate))?;
+    own.sort_by_key(Crl::this_update);
+    let crl = own.pop().ok_or_else(|| missing_crl(&certificate))?;
+    Ok(PckCa { certificate, crl, older: own })
 }
 
 /// Reads the SGX extension of a certificate that must be a PCK's.

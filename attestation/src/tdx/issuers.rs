@@ -68,7 +68,7 @@ impl Memo {
         let extension = certificates::pck_extension(&certificate)?;
         let ca = self.ca(above, root, root_crl, crls)?;
         certificates::check_pck(&certificate, &ca)?;
-        ca.crl.check_not_revoked(&certificate)?;
+        ca.check_not_revoked(&certificate)?;
         Ok(Pck { extension, key: certificate.key().clone(), certificate, ca })
     }
 
@@ -82,6 +82,9 @@ impl Memo {
     ) -> Result<Arc<PckCa>, VerifyError> {
         if let Some((_, ca)) = read(&self.cas).iter().find(|(text, _)| text == above) {
             return Ok(Arc::clone(ca));
+        }
+        if above.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0) {
+            return Err(wrong_length(1));
         }
         let mut certificates = parse(above)?.into_iter();
         let certificate = match (certificates.next(), certificates.next(), certificates.next()) {

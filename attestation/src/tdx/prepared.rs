@@ -65,6 +65,10 @@ pub struct CollateralFacts {
     pub fmspc: [u8; 6],
     /// The lower of the evaluation numbers of TCB info and QE identity.
     pub tcb_evaluation_data_number: u32,
+    /// The TCB info's own evaluation number.
+    pub tcb_info_number: u32,
+    /// The QE identity's own evaluation number.
+    pub qe_identity_number: u32,
     /// When the oldest part of it was issued, the root's CRL left out.
     pub issued: UnixTime,
     /// When the first part of it is due for renewal.
@@ -173,6 +177,8 @@ impl Prepared {
             tcb_evaluation_data_number: info
                 .tcb_evaluation_data_number
                 .min(identity.tcb_evaluation_data_number),
+            tcb_info_number: info.tcb_evaluation_data_number,
+            qe_identity_number: identity.tcb_evaluation_data_number,
             issued: issued.into_iter().min().unwrap_or(never),
             next_update: next.min().unwrap_or(never),
             root_crl: self.root_crl.this_update(),

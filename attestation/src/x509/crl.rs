@@ -7,10 +7,18 @@ use super::{Certificate, Name, algorithm, name, unix};
 use crate::crypto::{PublicKey, Scheme};
 use crate::error::{Reason, VerifyError};
 use crate::time::UnixTime;
-use crate::wire::hex;
+use crate::wire::{hex, unhex};
 
 /// The largest list that is read; RFC 5280 sets no limit.
 pub const MAX_CRL_BYTES: usize = 256 * 1024;
+
+/// The number of a revocation list: up to 20 octets (RFC 5280 5.2.3), which
+/// only rise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CrlNumber([u8; MAX_NUMBER_BYTES]);
+
+/// "CRL verifiers MUST be able to handle CRLNumber values up to 20 octets."
+const MAX_NUMBER_BYTES: usize = 20;
 
 /// One revocation list. Its signature is not yet checked.
 #[derive(Debug, Clone)]
@@ -21,8 +29,90 @@ pub struct Crl {
     issuer: Name,
     this_update: UnixTime,
     next_update: Option<UnixTime>,
-    number: Option<u64>,
+    number: Option<CrlNumber>,
     revoked: std::collections::BTreeSet<Vec<u8>>,
+}
+
+impl CrlNumber {
+    /// The number with these octets, the highest first.
+    pub fn from_be_bytes(bytes: &[u8]) -> Option<Self> {
+        let significant = plain(bytes);
+        let mut number = [0; MAX_NUMBER_BYTES];
+        let start = MAX_NUMBER_BYTES.checked_sub(significant.len())?;
+        number.get_mut(start..)?.copy_from_slice(&significant);
+        Some(Self(number))
+    }
+
+    /// The number's octets, all of them, the highest first: as bytes they sort
+    /// like the numbers.
+    pub fn to_be_bytes(self) -> [u8; MAX_NUMBER_BYTES] {
+        self.0
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, VerifyError> {
+        Self::from_be_bytes(bytes)
+            .ok_or_else(|| malformed("a CRL number of at most 20 octets", bytes.len()))
+    }
+
+    /// The number, if it is no larger than that.
+    fn small(self) -> Option<u64> {
+        let (high, low) = self.0.split_last_chunk::<8>().map(|(high, low)| (high, *low))?;
+        high.iter().all(|byte| *byte == 0).then(|| u64::from_be_bytes(low))
+    }
+}
+
+impl From<u64> for CrlNumber {
+    fn from(number: u64) -> Self {
+        Self::from_be_bytes(&number.to_be_bytes()).unwrap_or_default()
+    }
+}
+
+/// As other tools print it: decimal, or hex digits after 0x from 2^64 on.
+impl core::fmt::Display for CrlNumber {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.small() {
+            Some(number) => write!(f, "{number}"),
+            None => write!(f, "0x{}", hex(&plain(&self.0))),
+        }
+    }
+}
+
+/// The form that [`Display`](core::fmt::Display) writes.
+impl core::str::FromStr for CrlNumber {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = match text.strip_prefix("0x") {
+            None => text.parse().ok().map(|number: u64| number.into()),
+            Some("") => None,
+            Some(digits) => unhex(digits).and_then(|bytes| Self::from_be_bytes(&bytes)),
+        };
+        number.ok_or_else(|| format!("expected a number of at most 20 octets, got {text:?}"))
+    }
+}
+
+impl serde::Serialize for CrlNumber {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.small() {
+            Some(number) => serializer.serialize_u64(number),
+            None => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for CrlNumber {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Number(u64),
+            Text(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Number(number) => Ok(number.into()),
+            Form::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
 }
 
 impl Crl {
@@ -62,7 +152,7 @@ impl Crl {
             issuer: name(list.issuer()),
             this_update: unix(&list.last_update()),
             next_update: list.next_update().as_ref().map(unix),
-            number: list.crl_number().and_then(|number| u64::try_from(number).ok()),
+            number: list.crl_number().map(|n| CrlNumber::read(&n.to_bytes_be())).transpose()?,
             revoked: list.iter_revoked_certificates().map(|r| plain(r.raw_serial())).collect(),
         })
     }
@@ -88,7 +178,7 @@ impl Crl {
     }
 
     /// The list's number, which only rises (RFC 5280 5.2.3).
-    pub fn number(&self) -> Option<u64> {
+    pub fn number(&self) -> Option<CrlNumber> {
         self.number
     }
 
@@ -165,4 +255,26 @@ fn plain(serial: &[u8]) -> Vec<u8> {
 
 fn malformed(expected: impl Into<String>, actual: impl core::fmt::Display) -> VerifyError {
     VerifyError::new(Reason::CrlMalformed, "CRL", expected, actual)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_above_64_bits_keep_their_order_and_their_text() {
+        let number = |text: &str| text.parse::<CrlNumber>().unwrap();
+        let (small, large) = (CrlNumber::from(u64::MAX), number("0x010000000000000000"));
+        assert!(small < large && large < number(&format!("0x{}", "ff".repeat(20))));
+        assert_eq!(number("7"), CrlNumber::from(7));
+        assert_eq!(number("0x0007"), CrlNumber::from(7));
+        for one in [CrlNumber::default(), small, large] {
+            assert_eq!(number(&one.to_string()), one);
+            let json = serde_json::to_string(&one).unwrap();
+            assert_eq!(serde_json::from_str::<CrlNumber>(&json).unwrap(), one);
+        }
+        for bad in ["", "-1", "0x", "0xg", &format!("0x01{}", "00".repeat(20))] {
+            assert!(bad.parse::<CrlNumber>().is_err(), "{bad}");
+        }
+    }
 }

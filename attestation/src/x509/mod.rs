@@ -11,8 +11,8 @@ pub(crate) mod der;
 mod pem;
 mod shell;
 
-pub use crl::{Crl, MAX_CRL_BYTES};
-pub use pem::{PemLimits, certificates_from_pem, crls_from_pem, der_or_pem};
+pub use crl::{Crl, CrlNumber, MAX_CRL_BYTES};
+pub use pem::{PemLimits, certificates_from_pem, crls_der_or_pem, crls_from_pem, der_or_pem};
 
 use x509_parser::certificate::X509CertificateParser;
 use x509_parser::nom::Parser as _;

@@ -44,6 +44,14 @@ pub fn der_or_pem(bytes: &[u8], limits: PemLimits) -> Result<Vec<Certificate>, V
     }
 }
 
+/// The revocation lists in `bytes`, which may be one in DER or several in PEM.
+pub fn crls_der_or_pem(bytes: &[u8]) -> Result<Vec<Crl>, VerifyError> {
+    match bytes.first() {
+        Some(0x2d) => crls_from_pem(bytes, PemLimits::CRLS),
+        _ => Ok(vec![Crl::parse(bytes)?]),
+    }
+}
+
 fn blocks(text: &[u8], label: &str, limits: PemLimits) -> Result<Vec<Vec<u8>>, VerifyError> {
     if text.len() > limits.bytes {
         return Err(VerifyError::new(

@@ -7,6 +7,7 @@ mod collateral;
 mod devices;
 mod gather;
 mod print;
+mod state;
 mod tree;
 
 use std::path::PathBuf;
@@ -14,7 +15,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use casemate_attestation::{
-    Appraisal, Check, Expected, Policy, ReferenceValues, TrustAnchors, UnixTime, appraise, verify,
+    Appraisal, Bundle, Check, Expected, Policy, ReferenceValues, TrustAnchors, UnixTime, appraise,
+    verify,
 };
 use clap::Args;
 
@@ -44,12 +46,30 @@ pub(crate) struct Arguments {
     /// The time to judge at, seconds since 1970; now if not given. Bundles have their own.
     #[arg(long, value_name = "SECONDS")]
     at: Option<u64>,
-    /// The result as JSON, version 1.
+    /// Writes what was judged, and how it came out, to a file that verifies again
+    /// years later (docs/formats/bundle.md).
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+    /// Remembers in this file how new the endorsements of an affirmed machine were,
+    /// and refuses older ones (docs/formats/verify.md).
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// The result as JSON, version 1 (docs/formats/verify.md).
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
+    match judge(arguments) {
+        Err(error) if arguments.json => {
+            eprintln!("casemate: {error:#}");
+            Ok(print::unknown(&error))
+        }
+        outcome => outcome,
+    }
+}
+
+fn judge(arguments: &Arguments) -> anyhow::Result<Answer> {
     let anchors = match &arguments.trust {
         Some(path) => TrustAnchors::from_toml(&read(path)?)?,
         None => TrustAnchors::vendor(),
@@ -80,6 +100,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
         None => expected(arguments)?,
     };
     let appraisal = appraise(&claims, &policy, &references, expected, now);
+    if let Some(path) = &arguments.bundle {
+        let (evidence, endorsements) = (&gathered.evidence, &gathered.endorsements);
+        let bundle =
+            Bundle::new(evidence, expected, endorsements, &policy, &references, &appraisal);
+        std::fs::write(path, bundle.encode())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &arguments.state
+        && let Err(error) = state::advance(path, &claims, &appraisal)?
+    {
+        return Ok(print::not_verified(&error, arguments.json));
+    }
     Ok(print::appraisal(&appraisal, &undecided(arguments, &appraisal), arguments.json))
 }
 
@@ -92,6 +124,8 @@ fn only_the_bundle(arguments: &Arguments) -> anyhow::Result<()> {
         ("--report-data", arguments.report_data.is_some()),
         ("--nonce", arguments.nonce.is_some()),
         ("--at", arguments.at.is_some()),
+        ("--bundle", arguments.bundle.is_some()),
+        ("--state", arguments.state.is_some()),
     ];
     if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
         bail!(

@@ -51,6 +51,14 @@ pub(crate) fn not_verified(error: &VerifyError, as_json: bool) -> Answer {
     refusal_with(answer, error.reason.code(), &error.to_string(), as_json)
 }
 
+/// What could not even be read, as JSON.
+pub(crate) fn unknown(error: &anyhow::Error) -> Answer {
+    let (answer, reason) = (Answer::Unknown, format!("{error:#}"));
+    let name = answer.name();
+    println!("{}", json!({"version": 1, "answer": name, "code": "input", "reason": reason}));
+    answer
+}
+
 /// Evidence that is refused.
 pub(crate) fn refusal(code: &str, reason: &str, as_json: bool) -> Answer {
     refusal_with(Answer::No, code, reason, as_json)

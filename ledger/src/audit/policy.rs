@@ -16,7 +16,7 @@ use casemate_attestation::Risk;
 
 /// Evaluates the organisation's rules, which this crate does not.
 pub trait Rules {
-    /// What `rules` (docs/formats/policy.md) say; an error when this program
+    /// What `rules` (docs/formats/gateway-policy.md) say; an error when this program
     /// cannot tell.
     fn ask(&self, rules: &[u8], question: &Question<'_>) -> Result<Ruled, String>;
 }

@@ -58,6 +58,20 @@ const MODELS: [(&str, u8, u8, u8); 9] = [
     ("host Bergamo", 0x19, 0xa0, 2),
     ("host Turin", 0x1a, 0x02, 1),
 ];
+/// The CPUID signature of a CPU model by QEMU's name for it. Versions
+/// (`EPYC-v4`, `EPYC-IBPB`) differ in features, not in signature.
+pub fn cpu_signature_of(name: &str) -> Option<u32> {
+    let is_version = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let plain = match name.rsplit_once("-v") {
+        Some((plain, version)) if is_version(version) => plain,
+        _ => name.strip_suffix("-IBPB").unwrap_or(name),
+    };
+    MODELS
+        .iter()
+        .find(|(known, ..)| known.eq_ignore_ascii_case(plain))
+        .map(|(_, family, model, stepping)| cpu_signature(*family, *model, *stepping))
+}
+
 /// SEV_FEATURES beside SNPActive that hosts are known to set (AMD APM volume 2,
 /// table B-4): vTOM, restricted and alternate injection, DebugSwap, SNPBTBIsolation,
 /// SecureTSC. Every combination is tried.
@@ -263,4 +277,21 @@ fn differences(expected: &Launch<'_>, found: &Variant) -> Vec<String> {
     let hashes = |yes| if yes { "kernel hashes" } else { "no kernel hashes" }.to_owned();
     differ("kernel", hashes(expected.kernel.is_some()), hashes(found.kernel_hashes));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_known_by_name() {
+        for name in ["EPYC", "epyc", "EPYC-v4", "EPYC-IBPB"] {
+            assert_eq!(cpu_signature_of(name), Some(0x0080_0f12), "{name}");
+        }
+        assert_eq!(cpu_signature_of("EPYC-Milan-v2"), Some(0x00a0_0f11));
+        assert_eq!(cpu_signature_of("EPYC-Turin"), Some(0x00b0_0f00));
+        for unknown in ["", "EPYC-v", "EPYC-Naples", "v4"] {
+            assert_eq!(cpu_signature_of(unknown), None, "{unknown}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ mod firmware;
 mod kernel;
 mod vmsa;
 
-pub use explain::{Explanation, Search, Variant, explain, explain_svsm};
+pub use explain::{Explanation, Search, Variant, cpu_signature_of, explain, explain_svsm};
 pub use firmware::{Launch, SvsmLaunch, launch_digest, svsm_launch_digest};
 pub use kernel::{KERNEL_HASHES_BYTES, KernelHashes};
 pub use vmsa::{BSP_EIP, Vcpu, Vmm, cpu_signature, svsm_vmsa, vmsa};

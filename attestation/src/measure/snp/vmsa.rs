@@ -73,7 +73,7 @@ impl Vmm {
 
     /// The monitor called `name`.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|vmm| vmm.name() == name)
+        Self::ALL.into_iter().find(|vmm| vmm.name().eq_ignore_ascii_case(name))
     }
 }
 
