@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use casemate_attestation::gpu::devices_digest;
 use casemate_attestation::{
-    Binding, Endorsements, Evidence, IdentityClaims, Risk, UnixTime, crypto,
+    Binding, Endorsements, Evidence, IdentityClaims, Reason, Risk, Seen, UnixTime, crypto,
 };
 
 use crate::admitted::{Admitted, revoked};
@@ -131,6 +131,7 @@ fn permitted<'a>(verifier: &'a Verifier, name: &str) -> Result<&'a Task, Denial>
 struct Issued {
     given: Given,
     bundle: Vec<u8>,
+    seen: Seen,
     admitted: Admitted,
 }
 
@@ -142,7 +143,7 @@ fn issue(
     risk: Risk,
     now: UnixTime,
 ) -> Result<Issued, Denial> {
-    let Judged { appraisal, bundle } = judged;
+    let Judged { appraisal, bundle, seen } = judged;
     let identities = verifier.identities();
     let admitted = Admitted {
         sandbox: identities.sandbox_id(&brought.identity_key),
@@ -163,7 +164,7 @@ fn issue(
         anchor: claims.anchor,
         hardware: claims.hardware,
     };
-    Ok(Issued { given, bundle, admitted })
+    Ok(Issued { given, bundle, seen, admitted })
 }
 
 fn identity_claims(admitted: &Admitted, epoch: u64) -> IdentityClaims {
@@ -188,7 +189,7 @@ async fn record(
     epoch: u64,
     now: UnixTime,
 ) -> Result<Given, Denial> {
-    let Issued { given, bundle, admitted } = issued;
+    let Issued { given, bundle, seen, admitted } = issued;
     let facts = serde_json::json!({
         "task": admitted.task, "epoch": epoch, "boundary": given.boundary,
         "anchor": given.anchor, "hardware": given.hardware,
@@ -208,6 +209,7 @@ async fn record(
         },
         epoch,
         bundle,
+        seen,
         audit: row(now, "done", &admitted.sandbox, facts),
     }));
     match verifier.store().write(write).await? {
@@ -222,8 +224,18 @@ async fn record(
             Err(Denial::new(Code::IdentityChanged, "identity", expected, actual))
         }
         Err(Refusal::NonceUsed) => Err(nonce_used()),
+        Err(Refusal::RolledBack) => Err(rolled_back()),
         Err(Refusal::Absent) => Err(unexpected(Refusal::Absent)),
     }
+}
+
+/// Somebody serves the collateral or the revocation list of yesterday.
+fn rolled_back() -> Denial {
+    let reason = Reason::CollateralRollback;
+    let expected = "endorsements as new as those of earlier attestations";
+    let actual = "an older evaluation number, CRL number or list";
+    let rule = format!("{}: endorsements", reason.code());
+    Denial::new(Code::EvidenceRefused, rule, expected, actual).hint(reason.meaning())
 }
 
 fn nonce_used() -> Denial {

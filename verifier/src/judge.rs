@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use casemate_attestation::{
-    Appraisal, Binding, Bundle, Endorsements, Evidence, Policy, ReferenceValues, Risk,
+    Appraisal, Binding, Bundle, Endorsements, Evidence, Policy, ReferenceValues, Risk, Seen,
     TrustAnchors, UnixTime, appraise, verify,
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Judged {
     pub appraisal: Appraisal,
     /// The attestation bundle, encoded (docs/formats/bundle.md).
     pub bundle: Vec<u8>,
+    /// How new the endorsements are that it rests on.
+    pub seen: Seen,
 }
 
 /// A document that cannot be used.
@@ -83,9 +85,10 @@ impl Judge {
         })?;
         let (policy, references) = (&self.policy, &self.references);
         let appraisal = appraise(&claims, policy, references, binding, now);
+        let seen = Seen::default().advance(&claims).map_err(Denial::internal)?;
         let bundle =
             Bundle::new(evidence, binding, endorsements, policy, references, &appraisal).encode();
-        Ok(Judged { appraisal, bundle })
+        Ok(Judged { appraisal, bundle, seen })
     }
 
     /// Judges the evidence of a stored bundle anew: its time and binding, the

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use casemate_attestation::UnixTime;
+use casemate_attestation::{Seen, UnixTime};
 use sqlx::sqlite::SqlitePool;
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
@@ -63,6 +63,8 @@ pub(crate) struct Attested {
     pub epoch: u64,
     /// The attestation bundle.
     pub bundle: Vec<u8>,
+    /// How new the endorsements are that it rests on.
+    pub seen: Seen,
     /// The audit row.
     pub audit: AuditRow,
 }
@@ -106,6 +108,8 @@ pub(crate) enum Refusal {
     Revoked,
     /// The identity attested before with another sealing key or a higher epoch.
     Changed,
+    /// The endorsements are older than those of an earlier attestation.
+    RolledBack,
     /// There is no such row, or it is revoked already.
     Absent,
 }
@@ -257,6 +261,9 @@ async fn attest(db: &mut SqliteConnection, new: &Attested) -> Result<Option<Refu
             return Ok(Some(Refusal::Changed));
         }
     }
+    if is_rolled_back(db, &new.seen).await? {
+        return Ok(Some(Refusal::RolledBack));
+    }
     // Last of the comparisons: it writes, and after it nothing refuses.
     if let Some(used) = use_nonce(db, &new.nonce).await? {
         return Ok(Some(used));
@@ -284,9 +291,40 @@ async fn attest(db: &mut SqliteConnection, new: &Attested) -> Result<Option<Refu
         .bind(&sandbox.id)
         .bind(number(new.audit.at))
         .bind(&new.bundle)
-        .execute(db)
+        .execute(&mut *db)
         .await?;
+    remember(db, &new.seen).await?;
     Ok(None)
+}
+
+/// Whether an endorsement is older than one that an earlier result rested on.
+async fn is_rolled_back(db: &mut SqliteConnection, seen: &Seen) -> Result<bool, StoreError> {
+    for (name, value) in seen.marks() {
+        let newer = sqlx::query("SELECT 1 FROM seen WHERE name = $1 AND value > $2")
+            .bind(name)
+            .bind(&value.to_be_bytes()[..])
+            .fetch_optional(&mut *db)
+            .await?;
+        if newer.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Keeps what [`is_rolled_back`] has just compared.
+async fn remember(db: &mut SqliteConnection, seen: &Seen) -> Result<(), StoreError> {
+    for (name, value) in seen.marks() {
+        sqlx::query(
+            "INSERT INTO seen (name, value) VALUES ($1, $2)
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        )
+        .bind(name)
+        .bind(&value.to_be_bytes()[..])
+        .execute(&mut *db)
+        .await?;
+    }
+    Ok(())
 }
 
 async fn use_nonce(

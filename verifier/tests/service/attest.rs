@@ -1,7 +1,9 @@
 //! Who is admitted, and every way not to be.
 
 use casemate_attestation::crypto::PublicKey;
-use casemate_attestation::{Bundle, IdentityClaims, TrustAnchors, crypto, ear};
+use casemate_attestation::{
+    Bundle, EndorsementKind, IdentityClaims, TrustAnchors, UnixTime, crypto, ear,
+};
 use casemate_verifier::{Channel, Command, Reply, routes};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -9,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use crate::harness::{Guest, HOST, Session, World, decode, denied, encode, failed, public};
+use crate::harness::{Guest, HOST, PSP, Session, World, decode, denied, encode, failed, public};
 
 #[tokio::test]
 async fn a_sandbox_is_admitted_and_can_prove_it() {
@@ -294,4 +296,33 @@ async fn each_challenge_outcome_is_in_the_audit() {
     assert_eq!(outcomes, ["appraisal-refused", "nonce-expired"]);
     assert!(rows[0].detail.contains("snp.measurement"), "{}", rows[0].detail);
     assert_eq!(public(&HOST).len(), 32);
+}
+
+/// A guest, or who stands between it and the vendor, brings the list of
+/// yesterday: refused, after a restart too.
+#[tokio::test]
+async fn endorsements_do_not_go_back() {
+    let world = World::new().await;
+    let now = world.now();
+    let list = |age: u64| PSP.crl(&[], UnixTime(now.0 - age), now.plus_seconds(3600)).unwrap();
+    let (old, new) = (list(200), list(100));
+    let attest = async |world: &World, crl: &[u8]| {
+        let guest = Guest::new();
+        let mut session = world.session().await;
+        let nonce = session.nonce().await;
+        let binding = guest.binding(&nonce, &session);
+        let mut evidence = guest.evidence(&binding, world.now());
+        evidence.items[0].endorsements.push((EndorsementKind::Crl, crl.to_vec()));
+        let mut body = guest.attestation(&binding, world.now());
+        body["evidence"] = json!(encode(&evidence.encode()));
+        session.post("/v1/attest", &body).await
+    };
+    for (crl, status) in [(&old, 200), (&new, 200), (&new, 200)] {
+        let (actual, answer) = attest(&world, crl).await;
+        assert_eq!(actual, status, "{answer:#}");
+    }
+    denied(attest(&world, &old).await, 403, "evidence-refused");
+    let world = world.restarted().await;
+    denied(attest(&world, &old).await, 403, "evidence-refused");
+    assert_eq!(attest(&world, &new).await.0, 200);
 }
