@@ -4,8 +4,11 @@
 //! A case agrees when the outcome and the class of the reason are those that
 //! it expects; one line a case, the count last.
 
+mod ask;
 mod azure;
+mod launch;
 mod measure;
+mod names;
 mod nvgpu;
 mod snp;
 mod tdx;
@@ -94,6 +97,38 @@ fn files(dir: &Path) -> anyhow::Result<Vec<String>> {
     }
     out.sort();
     Ok(out)
+}
+
+/// The first of `names` that is in `folder`.
+fn any_file(folder: &Path, names: &[&str]) -> anyhow::Result<Option<Vec<u8>>> {
+    for name in names {
+        if let Some(bytes) = optional_file(folder, name)? {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+/// A part of a kind: what cannot be read is one failed case, and the rest runs.
+fn part(lines: &mut Vec<Line>, name: &str, run: impl FnOnce() -> anyhow::Result<Vec<Line>>) {
+    match run() {
+        Ok(more) => lines.extend(more),
+        Err(error) => lines.push(Line {
+            name: format!("{name} (not readable)"),
+            outcome: Err(format!("{error:#}")),
+        }),
+    }
+}
+
+/// The cases that `folder` lists in its `cases.json`, if it has one: a folder of
+/// bare files can say so which of them must be refused, and for what.
+fn listed(folder: &Path) -> anyhow::Result<Option<Vec<Value>>> {
+    if !folder.join("cases.json").exists() {
+        return Ok(None);
+    }
+    let cases = json(folder, "cases.json")?;
+    let list = cases.get("cases").unwrap_or(&cases).as_array().cloned();
+    list.map(Some).context("cases.json: expected a list")
 }
 
 /// Runs one case; an error says what does not agree.

@@ -10,13 +10,14 @@ use serde_json::Value;
 
 use super::{Line, file, json, line, text};
 
-pub(super) fn run(dir: &Path, lines: &mut Vec<Line>) -> anyhow::Result<()> {
+pub(super) fn run(dir: &Path) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
     let expected = json(&dir.join("eventlog"), "expected.json")?;
     for case in expected.as_array().context("eventlog/expected.json: expected a list")? {
         let name = text(case, "log").unwrap_or("(no name)");
         lines.push(line(&format!("eventlog/{name}"), || one(dir, case)));
     }
-    Ok(())
+    Ok(lines)
 }
 
 fn one(dir: &Path, case: &Value) -> anyhow::Result<String> {

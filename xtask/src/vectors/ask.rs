@@ -1,0 +1,274 @@
+//! A policy for each rule that a policy may ask for: `reject:CLASS-if-…` means
+//! that the rule of that name fails once somebody asks, and not that some rule does.
+
+use std::collections::BTreeSet;
+
+use anyhow::{bail, ensure};
+use casemate_attestation::Policy;
+use casemate_attestation::snp::{SnpClaims, Tcb};
+use casemate_attestation::tdx::TdxClaims;
+use casemate_attestation::wire::hex;
+
+use super::names::names_rule;
+
+/// One rule, and what a policy says to ask for it.
+pub(super) struct Ask {
+    /// The rule, without its evidence.
+    rule: &'static str,
+    /// A policy that this evidence must not satisfy.
+    against: String,
+    /// The strictest policy of the kind that this evidence satisfies, where the
+    /// rule is about more than a bit: shows that `against` is no policy that
+    /// nothing satisfies.
+    satisfied: Option<String>,
+}
+
+/// Checks that the rule called `class` fails where it is asked for. `failed`
+/// says which rules fail under a policy.
+pub(super) fn check(
+    class: &str,
+    asks: &[Ask],
+    failed: impl Fn(&Policy) -> anyhow::Result<BTreeSet<String>>,
+) -> anyhow::Result<String> {
+    let named = |rules: &BTreeSet<String>| rules.iter().any(|rule| names_rule(class, rule));
+    if named(&failed(&Policy::default())?) {
+        return Ok(format!("refused by the default policy, which asks: {class}"));
+    }
+    let mut known = false;
+    for ask in asks.iter().filter(|ask| names_rule(class, ask.rule)) {
+        known = true;
+        if !failed(&Policy::from_toml(&ask.against)?)?.contains(ask.rule) {
+            continue;
+        }
+        if let Some(satisfied) = &ask.satisfied {
+            let fails = failed(&Policy::from_toml(satisfied)?)?.contains(ask.rule);
+            ensure!(!fails, "{}: fails for its own value too", ask.rule);
+        }
+        return Ok(format!("refused by a policy that asks: {}", ask.rule));
+    }
+    match known {
+        true => bail!("expected {class} by a policy that asks, got none"),
+        false => bail!("no rule of a policy is called {class}"),
+    }
+}
+
+fn bit(section: &str, rule: &'static str, line: &str) -> Ask {
+    Ask { rule, against: format!("[{section}]\n{line}\n"), satisfied: None }
+}
+
+fn value(section: &str, rule: &'static str, key: &str, other: &str, own: &str) -> Ask {
+    let line = |value: &str| format!("[{section}]\n{key} = {value}\n");
+    Ask { rule, against: line(other), satisfied: Some(line(own)) }
+}
+
+/// An allow-list of byte strings: another one, and the evidence's own.
+fn listed(section: &str, rule: &'static str, key: &str, own: &[u8]) -> Ask {
+    let other: Vec<u8> = own.iter().map(|byte| !byte).collect();
+    let list = |bytes: &[u8]| format!("[\"{}\"]", hex(bytes));
+    value(section, rule, key, &list(&other), &list(own))
+}
+
+/// What a policy may ask of this SNP report.
+pub(super) fn snp(claims: &SnpClaims) -> Vec<Ask> {
+    let report = &claims.report;
+    let mut out: Vec<Ask> = [
+        ("smt", "allow_smt = false"),
+        ("platform-smt", "allow_platform_smt = false"),
+        ("provisional-firmware", "allow_provisional_firmware = false"),
+        ("tsme", "require_tsme = true"),
+        ("ciphertext-hiding", "require_ciphertext_hiding = true"),
+        ("cxl", "allow_cxl = false"),
+        ("single-socket", "require_single_socket = true"),
+        ("aes-256-xts", "require_aes_256_xts = true"),
+        ("rapl", "require_rapl_off = true"),
+        ("page-swap", "require_page_swap_off = true"),
+        ("crl", "require_crl = true"),
+    ]
+    .into_iter()
+    .map(|(rule, line)| bit("snp", rule, line))
+    .collect();
+    out.extend([
+        listed("snp", "host-data", "host_data", &report.host_data),
+        listed("snp", "id-key", "id_key_digests", &report.id_key_digest),
+        listed("snp", "author-key", "author_key_digests", &author(claims)),
+        listed("snp", "family-id", "family_ids", &report.family_id),
+        listed("snp", "image-id", "image_ids", &report.image_id),
+    ]);
+    out.push(owner(claims));
+    out.extend(snp_numbers(claims));
+    out.extend(tcbs(claims));
+    out
+}
+
+fn author(claims: &SnpClaims) -> [u8; 48] {
+    let report = &claims.report;
+    if report.key_info.author_key { report.author_key_digest } else { [0; 48] }
+}
+
+/// The chip's list for a VCEK, the providers' for a VLEK.
+fn owner(claims: &SnpClaims) -> Ask {
+    use casemate_attestation::snp::VekOwner;
+    match &claims.owner {
+        VekOwner::Chip(hwid) => listed("snp", "chip", "chip_ids", hwid),
+        VekOwner::Provider(csp) => {
+            value("snp", "csp", "csp_ids", "[\"another\"]", &format!("[{csp:?}]"))
+        }
+    }
+}
+
+fn snp_numbers(claims: &SnpClaims) -> Vec<Ask> {
+    let report = &claims.report;
+    let number = |rule, key, own: u64| {
+        value("snp", rule, key, &own.saturating_add(1).to_string(), &own.to_string())
+    };
+    let version = report.current_version.min(report.committed_version);
+    let triple = |build: u32| format!("[{}, {}, {build}]", version.major, version.minor);
+    let build = u32::from(version.build);
+    let firmware = match version.build.checked_add(1) {
+        Some(next) => triple(u32::from(next)),
+        None => format!("[{}, {}, 0]", version.major, version.minor.saturating_add(1)),
+    };
+    let abi = [report.guest_policy.abi_major(), report.guest_policy.abi_minor()];
+    let abi_above = [abi[0].saturating_add(1), 0];
+    let mut out = vec![
+        number("version", "min_report_version", u64::from(report.version)),
+        number("guest-svn", "min_guest_svn", u64::from(report.guest_svn)),
+        value("snp", "firmware-version", "min_firmware", &firmware, &triple(build)),
+        value("snp", "abi", "min_abi", &format!("{abi_above:?}"), &format!("{abi:?}")),
+    ];
+    for (rule, own) in [
+        ("launch-mitigations", report.launch_mitigations),
+        ("current-mitigations", report.current_mitigations),
+    ] {
+        // The lowest bit that is not set; TOML has no more than 63.
+        let missing = !own & own.wrapping_add(1) & 0x7fff_ffff_ffff_ffff;
+        let own = own & report.launch_mitigations & report.current_mitigations;
+        let mask = own & 0x7fff_ffff_ffff_ffff;
+        let key = "required_mitigations";
+        out.push(value("snp", rule, key, &missing.to_string(), &mask.to_string()));
+    }
+    // The number of the list that came along; without one any number fails.
+    let list = claims.crl.and_then(|crl| crl.number);
+    let text = list.map(|number| number.to_string());
+    let above = text.as_deref().and_then(|text| text.parse::<u64>().ok()).map(|own| own + 1);
+    let above = above.map_or_else(|| format!("\"0x{}\"", "ff".repeat(20)), |n| n.to_string());
+    match text {
+        Some(own) => {
+            out.push(value("snp", "crl", "min_crl_number", &above, &format!("\"{own}\"")));
+        }
+        None => out.push(bit("snp", "crl", "min_crl_number = 1")),
+    }
+    out
+}
+
+/// A floor for each of the three TCBs: at what the other two say, which an
+/// honest machine reaches, and then one above all.
+fn tcbs(claims: &SnpClaims) -> Vec<Ask> {
+    let read = |tcb: casemate_attestation::snp::TcbVersion| tcb.components(claims.product);
+    let report = &claims.report;
+    let (committed, launch) = (read(report.committed_tcb), read(report.launch_tcb));
+    let all = [Some(claims.reported_tcb), committed, launch, read(report.current_tcb)];
+    let most = all.into_iter().flatten().fold(Tcb::default(), highest);
+    let floor = |list: &str, tcb: Tcb| {
+        let Tcb { fmc, bootloader, tee, snp, microcode } = tcb;
+        format!(
+            "[[snp.{list}]]\nproduct = \"{}\"\nfmc = {fmc}\nbootloader = {bootloader}\ntee = {tee}\n\
+             snp = {snp}\nmicrocode = {microcode}\n",
+            claims.product
+        )
+    };
+    let above = Tcb { snp: most.snp.saturating_add(1), ..most };
+    let tcbs = [
+        ("reported-tcb", "tcb", Some(claims.reported_tcb)),
+        ("committed-tcb", "committed_tcb", committed),
+        ("launch-tcb", "launch_tcb", launch),
+    ];
+    let mut out = Vec::new();
+    for (rule, list, own) in tcbs {
+        for asked in [most, above] {
+            let satisfied = own.map(|own| floor(list, own));
+            out.push(Ask { rule, against: floor(list, asked), satisfied });
+        }
+    }
+    out
+}
+
+fn highest(a: Tcb, b: Tcb) -> Tcb {
+    Tcb {
+        fmc: a.fmc.max(b.fmc),
+        bootloader: a.bootloader.max(b.bootloader),
+        tee: a.tee.max(b.tee),
+        snp: a.snp.max(b.snp),
+        microcode: a.microcode.max(b.microcode),
+    }
+}
+
+/// What a policy may ask of this TDX quote. `newest` is the highest evaluation
+/// number that a verifier has seen.
+pub(super) fn tdx(claims: &TdxClaims, newest: u64) -> Vec<Ask> {
+    let report = &claims.report;
+    let mut out: Vec<Ask> = [
+        ("sept-ve", "require_sept_ve_disable = true"),
+        ("dynamic-platform", "allow_dynamic_platform = false"),
+        ("cached-keys", "allow_cached_keys = false"),
+        ("smt", "allow_smt = false"),
+    ]
+    .into_iter()
+    .map(|(rule, line)| bit("tdx", rule, line))
+    .collect();
+    out.extend([
+        listed("tdx", "fmspc", "fmspcs", &claims.platform.fmspc),
+        listed("tdx", "platform", "ppids", &claims.platform.ppid),
+        listed("tdx", "mrseam", "mrseams", &report.mrseam),
+        listed("tdx", "mrconfigid", "mrconfigids", &report.mrconfigid),
+        listed("tdx", "mrowner", "mrowners", &report.mrowner),
+        listed("tdx", "mrownerconfig", "mrownerconfigs", &report.mrownerconfig),
+    ]);
+    out.extend(tdx_numbers(claims, newest));
+    let until = "until = \"2999-01-01T00:00:00Z\"";
+    let graces = |ids: &[String]| {
+        let list: Vec<_> = ids.iter().map(|id| format!("{{ id = {id:?}, {until} }}")).collect();
+        format!("[{}]", list.join(", "))
+    };
+    let mut own = claims.tcb.advisories.clone();
+    own.push("none".to_owned());
+    let none = graces(&["none".to_owned()]);
+    out.push(value("tdx", "advisories", "advisories", &none, &graces(&own)));
+    out
+}
+
+fn tdx_numbers(claims: &TdxClaims, newest: u64) -> Vec<Ask> {
+    let own = u64::from(claims.collateral.tcb_evaluation_data_number);
+    // A set of one case names no newer number: then one above its own.
+    let above = if newest > own { newest } else { own.saturating_add(1) };
+    let (xfam, key) = (claims.report.xfam, "allowed_xfam");
+    let less = xfam & xfam.wrapping_sub(1);
+    let next = |own: u16| own.saturating_add(1).to_string();
+    let (pcesvn, qe) = (claims.platform.tcb.pcesvn, claims.qe_isvsvn);
+    let age = "max_collateral_age_days";
+    vec![
+        value(
+            "tdx",
+            "tcb-eval",
+            "min_tcb_evaluation_data_number",
+            &above.to_string(),
+            &own.to_string(),
+        ),
+        value("tdx", "xfam", key, &less.to_string(), &xfam.to_string()),
+        value("tdx", "collateral-age", age, "0", "36500"),
+        value("tdx", "pcesvn", "min_pcesvn", &next(pcesvn), &pcesvn.to_string()),
+        value("tdx", "qe-isvsvn", "min_qe_isvsvn", &next(qe), &qe.to_string()),
+        svns("tee-tcb-svn", "min_tee_tcb_svn", &claims.report.tee_tcb_svn),
+        svns("sgx-components", "min_sgx_components", &claims.platform.tcb.components),
+    ]
+}
+
+/// A floor one above the first component that can be raised.
+fn svns(rule: &'static str, key: &str, own: &[u8; 16]) -> Ask {
+    let mut above = *own;
+    if let Some(svn) = above.iter_mut().find(|svn| **svn < u8::MAX) {
+        *svn += 1;
+    }
+    let text = |svns: &[u8; 16]| format!("\"{}\"", hex(svns));
+    value("tdx", rule, key, &text(&above), &text(own))
+}

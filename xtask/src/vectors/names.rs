@@ -1,0 +1,87 @@
+//! What a refusal may be called: our stable codes, their classes, and the
+//! names that others use for the same rule.
+
+use casemate_attestation::Reason;
+
+/// Another name, and the codes and rules that it stands for.
+const ALIASES: &[(&str, &[&str])] = &[
+    ("advisory", &["advisories"]),
+    ("author-key-digest", &["author-key"]),
+    ("cert-expired", &["cert-validity"]),
+    ("cert-not-yet-valid", &["cert-validity"]),
+    // A chain that is upside down starts with a certificate of another role.
+    ("chain", &["pck-certificate"]),
+    ("chip-id", &["chip"]),
+    ("crl-expired", &["crl-stale", "collateral-stale"]),
+    ("crl-missing", &["crl"]),
+    ("crl-number", &["crl"]),
+    ("crl-required", &["crl"]),
+    ("crl-stale", &["collateral-stale"]),
+    ("csp-id", &["csp"]),
+    ("current-mitigation", &["current-mitigations"]),
+    ("current-mitigation-vector", &["current-mitigations"]),
+    // A TD that may be profiled is as open as one that may be debugged.
+    ("debug", &["profiling"]),
+    ("evaluation-number", &["tcb-eval"]),
+    ("firmware", &["firmware-version"]),
+    ("hwid", &["chip-id", "chip-id-masked", "chip"]),
+    ("id-key-digest", &["id-key"]),
+    ("launch-mitigation", &["launch-mitigations"]),
+    ("launch-mitigation-vector", &["launch-mitigations"]),
+    ("migration", &["migration-agent", "migratable"]),
+    ("minimum-tcb", &["reported-tcb", "committed-tcb", "launch-tcb"]),
+    ("missing-crl", &["crl"]),
+    ("mitigation", &["launch-mitigations", "current-mitigations"]),
+    ("mitigation-vector", &["launch-mitigations", "current-mitigations"]),
+    ("mitigations", &["launch-mitigations", "current-mitigations"]),
+    ("mr-seam", &["mrseam"]),
+    ("pce-id", &["pceid"]),
+    ("ppid", &["platform"]),
+    ("product-mismatch", &["product"]),
+    ("provisional", &["provisional-firmware"]),
+    ("report-version", &["version"]),
+    ("rollback", &["crl", "tcb-eval", "collateral-rollback"]),
+    ("sept-ve-disable", &["sept-ve"]),
+    ("sept-ve-not-disabled", &["sept-ve"]),
+    ("service-td-present", &["service-td"]),
+    ("smt-en", &["platform-smt"]),
+    ("tcb-evaluation", &["tcb-eval"]),
+    ("tcb-minimum", &["reported-tcb", "committed-tcb", "launch-tcb"]),
+    ("tcb-rollback", &["tcb-eval", "collateral-rollback"]),
+];
+
+/// Whether `class` is a name of the refusal for `reason`.
+pub(super) fn names_reason(class: &str, reason: Reason) -> bool {
+    [reason.code(), reason.class()].contains(&class) || stands_for(class, reason.code())
+}
+
+/// Whether `class` is a name of the rule `rule`, given without its evidence.
+pub(super) fn names_rule(class: &str, rule: &str) -> bool {
+    class == rule || stands_for(class, rule)
+}
+
+fn stands_for(class: &str, code: &str) -> bool {
+    ALIASES.iter().any(|(name, codes)| *name == class && codes.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_for_its_own_refusals_only() {
+        assert!(names_reason("signature", Reason::SignatureEncoding));
+        assert!(names_reason("signature-encoding", Reason::SignatureEncoding));
+        assert!(!names_reason("signature-encoding", Reason::Signature));
+        assert!(names_reason("chain", Reason::PckCertificate));
+        assert!(!names_reason("pck-certificate", Reason::Chain));
+        assert!(names_rule("minimum-tcb", "launch-tcb") && names_rule("smt", "smt"));
+        // Part of a name is not the name.
+        assert!(!names_rule("platform-smt", "smt") && !names_rule("tcb", "launch-tcb"));
+    }
+
+    #[test]
+    fn aliases_are_sorted_and_name_each_once() {
+        assert!(ALIASES.is_sorted_by(|a, b| a.0 < b.0));
+    }
+}
