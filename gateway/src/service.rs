@@ -359,8 +359,12 @@ impl Gateway {
                 let written = self.journal.write(LeafKind::Outcome, outcome)?;
                 state.close(written.index, &written.record);
                 let Place { sandbox, tool, .. } = place;
-                state.loops.entry(sandbox).or_default().note_unknown(&tool, now);
+                state.unsure.insert((sandbox, tool), now.unix_ms);
                 last.replace(written.pending());
+            }
+            // A second start within the time does not forget what the first one noted.
+            for ((sandbox, tool), ended_ms) in std::mem::take(&mut state.unsure) {
+                state.loops.entry(sandbox).or_default().note_unknown(&tool, ended_ms, now);
             }
             for key in self.listed_identities()? {
                 if state.revoked_keys.insert(key) {

@@ -41,6 +41,9 @@ pub(crate) struct State {
     pub(crate) stopped: HashSet<String>,
     /// Allowed calls without an outcome, by the decision's digest.
     pub(crate) open: HashMap<[u8; 32], Open>,
+    /// When each sandbox's calls of a tool ended last so that they may have run,
+    /// as the log says at start.
+    pub(crate) unsure: HashMap<(String, String), u64>,
     /// The highest label of the results that each sandbox was given.
     pub(crate) labels: HashMap<String, Label>,
     /// What each sandbox called last.
@@ -364,6 +367,12 @@ impl State {
     }
 
     fn replay_outcome(&mut self, index: u64, outcome: &Outcome) {
+        let open = self.open.get(&outcome.decision);
+        if let Some(open) = open.filter(|_| Ended::of(outcome, None).may_have_run()) {
+            let Place { sandbox, tool, .. } = open.place.clone();
+            let ended_ms = self.unsure.entry((sandbox, tool)).or_default();
+            *ended_ms = outcome.ended_ms.max(*ended_ms);
+        }
         self.close(index, outcome);
     }
 

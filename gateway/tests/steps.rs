@@ -22,13 +22,13 @@ use casemate_ledger::checkpoint::{Checkpoint, VerifierKey};
 use casemate_ledger::{Decision, Leaf, LeafKind, Outcome, Record, Status, Verdict, merkle, text};
 use casemate_ledger_store::{Log, Options, Published, StoreError, failpoint};
 use harness::scene::Scene;
-use harness::{House, grant};
-use serde_json::json;
+use harness::{Credential, House, Port, code, grant};
+use serde_json::{Value, json};
 
 /// Every step that is named in `gateway/src` and `ledger/store/src`, which time
 /// it is reached after it was armed, and what of the killed call must be found:
 /// decisions at least, executions at least and at most.
-const STEPS: [(&str, u32, u64, u64, u64); 17] = [
+const STEPS: [(&str, u32, u64, u64, u64); 18] = [
     ("call.received", 1, 0, 0, 0),
     ("call.decided", 1, 0, 0, 0),
     // The first write after arming is the decision's, the second the outcome's.
@@ -44,13 +44,28 @@ const STEPS: [(&str, u32, u64, u64, u64); 17] = [
     ("wal.half-written", 3, 1, 1, 1),
     ("wal.synced", 2, 1, 1, 1),
     ("call.outcome-durable", 1, 1, 1, 1),
+    ("file.before-rename", 1, 0, 0, 1),
     ("head.tiles-durable", 1, 0, 0, 1),
     ("head.signed", 1, 0, 0, 1),
     ("head.renamed", 1, 0, 0, 1),
 ];
 
 async fn mark(port: &mut harness::Port, directory: &Path) -> bool {
-    port.call("fx.mark", json!({ "path": directory.join("marks") })).await.is_ok()
+    port.call("fx.mark", marking(directory)).await.is_ok()
+}
+
+fn marking(directory: &Path) -> Value {
+    json!({ "path": directory.join("marks") })
+}
+
+/// A house whose `mark` must not run twice.
+fn house(directory: &Path) -> House {
+    let mut house = House::at(directory);
+    let name = "name = \"mark\"\nrisk = \"low\"\n";
+    let repeats = format!("{name}idempotent = true\n");
+    assert!(house.upstreams.contains(&repeats));
+    house.upstreams = house.upstreams.replace(&repeats, name);
+    house
 }
 
 /// Not a test of its own: the process that ends at a step of its second call.
@@ -61,7 +76,8 @@ async fn child_that_ends_at_a_step() {
     let at: usize = wanted.parse().unwrap();
     let (step, nth, ..) = STEPS[at];
     let directory = Path::new(&directory);
-    let (scene, mut port) = Scene::with_in(House::at(directory), grant(&["fx.mark"], 9)).await;
+    let (scene, mut port) = Scene::with_in(house(directory), grant(&["fx.mark"], 9)).await;
+    port.credential.save(&scene.house);
     assert!(mark(&mut port, directory).await);
     // A head over the first call, so that a second head would show.
     let ask = Ask::ReceiptOf { sandbox: port.credential.sandbox.clone(), epoch: 1, sequence: 1 };
@@ -69,8 +85,12 @@ async fn child_that_ends_at_a_step() {
     let receipt =
         casemate_ledger::receipt::Receipt::decode(&text::from_base64url(&receipt).unwrap());
     std::fs::write(directory.join("head"), receipt.unwrap().checkpoint).unwrap();
+    // A port outlives its gateway, and knows what it signed.
+    let signed = port.sign("fx.mark", marking(directory), &|_| ());
+    std::fs::write(directory.join("signed"), signed.1).unwrap();
     failpoint::arm(step, nth);
-    if mark(&mut port, directory).await {
+    let id = port.send(signed).await;
+    if port.answer(id).await.is_ok() {
         println!("answered");
     }
     // A head's steps come with the publisher's next tick.
@@ -126,7 +146,7 @@ fn tally(directory: &Path, public: &Public, leaves: &[Vec<u8>]) -> Tally {
 
 /// Opens the gateway again, closes it, and reads what it published.
 async fn reopen(directory: &Path) -> Tally {
-    let house = House::at(directory);
+    let house = house(directory);
     let gateway = house.gateway().await;
     let public = gateway.public().clone();
     drop(gateway);
@@ -139,9 +159,45 @@ async fn reopen(directory: &Path) -> Tally {
     tally(directory, &public, &leaves)
 }
 
+/// What becomes of the killed call when its sandbox comes back.
+#[derive(Debug, PartialEq, Eq)]
+enum Again {
+    /// It was decided and nobody knows whether it ran: it is suppressed.
+    Suppressed,
+    /// It was never decided: the port sends it again, and it runs.
+    Sent,
+    /// Its outcome is in the log.
+    Known,
+}
+
+/// The same sandbox connects to the gateway that came back, and makes the same
+/// call again wherever it may believe that it has to.
+async fn come_back(directory: &Path, unknown: u64) -> Again {
+    let house = house(directory);
+    let credential = Credential::load(&house);
+    let signed: [u8; 32] = std::fs::read(directory.join("signed")).unwrap().try_into().unwrap();
+    let scene = Scene::in_house(house).await;
+    let wire = scene.house.connect(&scene.gateway, &credential).await;
+    let mut port = Port::hello(wire, credential, 2, signed).await.unwrap();
+    let decided = port.reply.accepted_sequence == 2;
+    let again = match (decided, unknown) {
+        (true, 0) => Again::Known,
+        (true, _) => Again::Suppressed,
+        (false, _) => Again::Sent,
+    };
+    if again != Again::Known {
+        let result = port.call("fx.mark", marking(directory)).await.unwrap();
+        let expected = if decided { "duplicate_suppressed" } else { "none" };
+        assert_eq!(code(&result), expected, "{result}");
+    }
+    drop(port);
+    scene.stop().await;
+    again
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_minus_9_at_every_step_loses_no_decision_and_runs_nothing_twice() {
-    let mut unknown = 0;
+    let (mut unknown, mut suppressed, mut sent) = (0, 0, 0);
     println!("{:<24} {:>7} {:>8} {:>7} {:>5}", "step", "allowed", "executed", "unknown", "marks");
     for (at, (step, nth, decisions, least, most)) in STEPS.into_iter().enumerate() {
         let directory = tempfile::tempdir().unwrap();
@@ -176,12 +232,28 @@ async fn kill_minus_9_at_every_step_loses_no_decision_and_runs_nothing_twice() {
         if answered {
             assert_eq!(found.executed, 2, "{step}: an answered call has its outcome");
         }
-        // Another start changes nothing of that.
+        // Within the half minute in which it may be the same call, it runs once
+        // at most, whatever the sandbox that comes back does.
+        let back = come_back(directory.path(), found.unknown).await;
+        let now = std::fs::read_to_string(directory.path().join("marks")).unwrap();
+        let now = u64::try_from(now.lines().count()).unwrap();
+        assert!(now <= 2, "{step}: {back:?}, {now} marks: the call ran twice");
+        let more = u64::from(back == Again::Sent);
+        assert_eq!(now, marks + more, "{step}: {back:?}");
+        // Another start changes nothing of what was.
         let again = reopen(directory.path()).await;
-        assert_eq!((again.allowed, again.unknown), (found.allowed, found.unknown), "{step}");
+        let expected = (found.allowed + more, found.unknown);
+        assert_eq!((again.allowed, again.unknown), expected, "{step}");
         unknown += found.unknown;
+        suppressed += u32::from(back == Again::Suppressed);
+        sent += more;
     }
-    println!("{} kills, {unknown} honest unknowns, 0 decisions lost, 0 run twice", STEPS.len());
+    println!(
+        "{} kills, {unknown} honest unknowns, 0 decisions lost; of the same call by the same \
+         sandbox {suppressed} suppressed, {sent} run that had not, 0 run twice",
+        STEPS.len()
+    );
+    assert!(suppressed >= 5 && sent >= 2, "{suppressed} {sent}");
     assert!(unknown >= 5, "the kills between decision and outcome leave an unknown");
 }
 
@@ -189,22 +261,28 @@ async fn kill_minus_9_at_every_step_loses_no_decision_and_runs_nothing_twice() {
 #[test]
 fn every_named_step_is_in_the_table() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources = [
-        "src/call.rs",
-        "src/execute.rs",
-        "../ledger/store/src/wal.rs",
-        "../ledger/store/src/publish.rs",
-    ];
-    let mut names = 0;
+    let mut directories = vec![root.join("src"), root.join("../ledger/store/src")];
+    let (mut names, mut sources) = (0, Vec::new());
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                sources.push(path);
+            }
+        }
+    }
     for source in sources {
-        let code = std::fs::read_to_string(root.join(source)).unwrap();
+        let code = std::fs::read_to_string(&source).unwrap();
+        let source = source.display();
         for part in code.split("step!(\"").skip(1) {
             let name = part.split('"').next().unwrap();
             assert!(STEPS.iter().any(|(step, ..)| *step == name), "{name} in {source}");
             names += 1;
         }
     }
-    assert!(names >= 14, "{names}");
+    assert!(names >= 17, "{names}");
 }
 
 /// A gateway that runs, with two calls behind it.

@@ -243,10 +243,17 @@ impl Loops {
             .retry_after(wait_us.div_ceil(1000)))
     }
 
-    /// A call of `tool` was under way when the gateway ended. What it was called
-    /// with is in no record, so that every call of the tool may be the same.
-    pub(crate) fn note_unknown(&mut self, tool: &str, now: Now) {
-        self.unsure.insert(tool.to_owned(), now.monotonic_us.saturating_add(DUPLICATE_US));
+    /// A call of `tool` ended at `ended_ms` so that it may have run, before the
+    /// gateway started or with it. What it was called with is in no record that
+    /// can be read here, so that every call of the tool may be the same.
+    pub(crate) fn note_unknown(&mut self, tool: &str, ended_ms: u64, now: Now) {
+        let ago_us = now.unix_ms.saturating_sub(ended_ms).saturating_mul(1000);
+        let left_us = DUPLICATE_US.saturating_sub(ago_us);
+        let until_us = now.monotonic_us.saturating_add(left_us);
+        if left_us > 0 {
+            let known = self.unsure.entry(tool.to_owned()).or_default();
+            *known = until_us.max(*known);
+        }
     }
 
     /// Notes how call `number` ended.
@@ -338,16 +345,17 @@ impl Entry {
             None => return Some(now.monotonic_us.saturating_add(DUPLICATE_US)),
             Some(ended) => ended,
         };
-        let unsure = matches!(
-            ended,
-            Ended::Unknown | Ended::Failure(Status::Timeout | Status::UpstreamError)
-        );
         let until_us = at_us.saturating_add(DUPLICATE_US);
-        (unsure && now.monotonic_us <= until_us).then_some(until_us)
+        (ended.may_have_run() && now.monotonic_us <= until_us).then_some(until_us)
     }
 }
 
 impl Ended {
+    /// Whether it leaves open if the call ran.
+    pub(crate) fn may_have_run(self) -> bool {
+        matches!(self, Self::Unknown | Self::Failure(Status::Timeout | Status::UpstreamError))
+    }
+
     /// How the call with this outcome ended.
     pub(crate) fn of(outcome: &Outcome, result: Option<[u8; 32]>) -> Self {
         match (outcome.status, result) {

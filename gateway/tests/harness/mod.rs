@@ -113,6 +113,32 @@ pub struct Credential {
     pub bundle: Vec<u8>,
 }
 
+impl Credential {
+    /// Keeps it, and the authority that vouches for it, for another process.
+    pub fn save(&self, house: &House) {
+        let write = |name: &str, bytes: &[u8]| {
+            std::fs::write(house.directory.join(name), bytes).unwrap();
+        };
+        write("kept.certificate", self.certificate.as_ref());
+        write("kept.key", &self.key.0);
+        write("kept.sandbox", self.sandbox.as_bytes());
+        write("kept.ca", house.authority.pem.as_bytes());
+    }
+
+    /// What was kept; the house's gateways believe its authority from here on.
+    pub fn load(house: &House) -> Self {
+        let read = |name: &str| std::fs::read(house.directory.join(name)).unwrap();
+        std::fs::write(house.directory.join("identity-ca.pem"), read("kept.ca")).unwrap();
+        Self {
+            certificate: CertificateDer::from(read("kept.certificate")),
+            key: Key(read("kept.key")),
+            sandbox: String::from_utf8(read("kept.sandbox")).unwrap(),
+            claims: claims(),
+            bundle: BUNDLE.to_vec(),
+        }
+    }
+}
+
 /// An identity key as PKCS#8, which both TLS and the signer take.
 #[derive(Clone)]
 pub struct Key(Vec<u8>);
@@ -481,7 +507,12 @@ impl Port {
 
     /// Sends a call and does not wait for its answer.
     pub async fn start(&mut self, tool: &str, arguments: Value, change: Change<'_>) -> u64 {
-        let (params, digest) = self.sign(tool, arguments, change);
+        let signed = self.sign(tool, arguments, change);
+        self.send(signed).await
+    }
+
+    /// Sends a call that was signed.
+    pub async fn send(&mut self, (params, digest): (Value, [u8; 32])) -> u64 {
         self.sequence += 1;
         self.previous = digest;
         self.id += 1;

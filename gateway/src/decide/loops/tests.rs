@@ -221,7 +221,7 @@ fn after_a_restart_a_tool_that_may_have_run_waits() {
     ] {
         let mut scene = scene();
         scene.tool.idempotent = idempotent;
-        scene.loops.note_unknown(name, now(0));
+        scene.loops.note_unknown(name, 0, now(0));
         scene.seconds = later;
         let denial = scene.with(1, |loops, _, call, now| loops.check_duplicate(call, now).err());
         assert_eq!(denial.is_some(), denied, "{name} {later}");
@@ -293,7 +293,7 @@ fn what_an_operator_forgets_is_not_what_may_run() {
         loops.start(number);
     });
     let later = now(scene.seconds);
-    scene.loops.note_unknown("pay", later);
+    scene.loops.note_unknown("pay", 0, later);
     scene.loops.forget(later);
     assert!(scene.denied(1).is_none());
     for (call, duplicate) in [(1, false), (2, true), (3, true)] {
@@ -306,4 +306,12 @@ fn what_an_operator_forgets_is_not_what_may_run() {
         loops.check_duplicate(&call, now).err()
     });
     assert!(paying.is_some_and(|denial| denial.code == DenyCode::DuplicateSuppressed));
+    // What ended before a restart counts for what is left of its time.
+    for (ago_ms, left_ms) in [(0, Some(30_000)), (29_000, Some(1_000)), (30_000, None)] {
+        let mut loops = Loops::default();
+        let start = Now { unix_ms: 100_000, monotonic_us: 7 };
+        loops.note_unknown("time.now", 100_000 - ago_ms, start);
+        let denial = scene.with(9, |_, _, call, _| loops.check_duplicate(call, start).err());
+        assert_eq!(denial.and_then(|denial| denial.retry_after_ms), left_ms, "{ago_ms}");
+    }
 }
