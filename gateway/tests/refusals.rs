@@ -87,7 +87,7 @@ async fn an_https_server_that_fails_inside_is_left_alone() {
          [[upstream.tool]]\nname = \"request\"\nrisk = \"low\"\n",
         server.port
     );
-    let (_scene, mut port) = Scene::with_in(house, grant(&["web.request"], 50)).await;
+    let (scene, mut port) = Scene::with_in(house, grant(&["web.request"], 50)).await;
     let get = |path: &str| {
         let url = format!("https://localhost:{}/{path}", server.port);
         json!({"method": "GET", "url": url})
@@ -102,6 +102,11 @@ async fn an_https_server_that_fails_inside_is_left_alone() {
         assert_eq!(result["structuredContent"]["status"], 503, "{result}");
         assert_eq!(result["isError"], true, "{result}");
     }
+    let Reply::Log(entries) = scene.admin(Command::Log { from: 0, count: 100 }).await else {
+        unreachable!()
+    };
+    let said = entries.iter().filter(|entry| entry.text.starts_with("tool_error (server_error)"));
+    assert_eq!(said.count(), 5, "{entries:?}");
     let result = port.call("web.request", get("none")).await.unwrap();
     assert_eq!(code(&result), "breaker_open", "{result}");
 }
