@@ -203,6 +203,22 @@ fn floors(low: &str, high: &str, snp: u8) -> String {
 }
 
 #[test]
+fn a_generation_under_known_attack_is_labelled_even_where_it_is_accepted() {
+    let accept = "accept = [{ id = \"CVE-1\", until = \"2099-01-01T00:00:00Z\" }]\n";
+    for (policy, failures) in [
+        (break_list(None), vec!["snp.generation"]),
+        (format!("{}{accept}", break_list(None)), vec![]),
+    ] {
+        let appraisal = judge(vec![snp(|_| {})], &policy);
+        assert_eq!(failed(&appraisal), failures);
+        assert_eq!(appraisal.known_attacks(), ["CVE-1"]);
+        assert!(appraisal.label().ends_with("under known attack (CVE-1)"), "{}", appraisal.label());
+    }
+    let sound = judge(vec![snp(|_| {})], &break_list(Some(24)));
+    assert!(sound.known_attacks().is_empty() && !sound.label().contains("attack"));
+}
+
+#[test]
 fn a_floor_holds_from_its_date_on() {
     let dated = |since: &str| format!("{}since = \"{since}\"\n", floors("tcb", "tcb", 25));
     let later = judge(vec![snp(|_| {})], &dated("2099-01-01T00:00:00Z"));

@@ -96,6 +96,44 @@ fn hcl_reports_are_bound_to_their_runtime_data() {
     }
 }
 
+/// Nothing of a real HCL report with its runtime data can be changed. Excepted:
+/// the header, which the paravisor writes and nobody signs.
+#[test]
+fn every_flipped_byte_of_a_real_hcl_report_is_refused() {
+    let Some(dir) = vectors() else { return };
+    let items = items(&dir, "snp-evidence-v2.json");
+    let tpm = TpmQuote::decode(&items[1].evidence).unwrap();
+    let nonce = tpm.claimed_nonce().unwrap().to_vec();
+    let vek = der_or_pem(&items[0].endorsements[0].1, PemLimits::CHAIN).unwrap().remove(0);
+    let now = UnixTime::from_rfc3339("2026-01-01T00:00:00Z").unwrap();
+    let vek = PreparedVek::new(vek, &[], &[], &TrustAnchors::vendor(), now).unwrap();
+    let report = &items[0].evidence;
+    let judge = |bytes: &[u8]| {
+        HclReport::parse(bytes)
+            .and_then(|hcl| verify_snp(&hcl, &tpm, &nonce, &vek, now).map(|_| ()))
+    };
+    judge(report).unwrap();
+    let (mut bad, mut unseen) = (report.clone(), Vec::new());
+    for at in 0..report.len() {
+        bad[at] ^= 1 << (at % 8);
+        if judge(&bad).is_ok() {
+            unseen.push(at);
+        }
+        bad[at] = report[at];
+    }
+    let json = 0x4c0 + 20;
+    let end = json + hcl_json_length(report);
+    let counts = |at: &usize| (0x20..0x4c0).contains(at) || (json..end).contains(at);
+    assert_eq!(unseen.iter().copied().find(counts), None, "{unseen:?}");
+    assert!(unseen.len() < 0x20 + 20 + report.len() - end, "{unseen:?}");
+}
+
+/// The length of the runtime data: the last word of their header.
+fn hcl_json_length(report: &[u8]) -> usize {
+    let bytes = report.get(0x4d0..0x4d4).unwrap().try_into().unwrap();
+    usize::try_from(u32::from_le_bytes(bytes)).unwrap()
+}
+
 fn vectors() -> Option<PathBuf> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors");
     let dir = std::env::var_os("CASEMATE_VECTORS").map_or_else(|| default.into(), PathBuf::from);

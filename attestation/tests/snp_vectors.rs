@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use casemate_attestation::snp::{PreparedVek, Product};
 use casemate_attestation::x509::Certificate;
-use casemate_attestation::{AnchorKind, TrustAnchors};
+use casemate_attestation::{
+    AnchorKind, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, TrustAnchors,
+    verify,
+};
 
 fn vectors() -> Option<PathBuf> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors");
@@ -67,4 +70,42 @@ fn every_flipped_byte_of_a_real_certificate_is_refused() {
             assert!(result.is_err(), "{case}: byte {at:#x}");
         }
     }
+}
+
+/// The table that a real host handed out: a flipped byte of it breaks its
+/// structure or a certificate. Excepted: the copy of the root, which counts for
+/// nothing, and line ends of PEM.
+#[test]
+fn every_flipped_byte_of_a_real_certificate_table_is_refused() {
+    let Some(dir) = vectors() else { return };
+    let table = fs::read(dir.join("cert-tables/veraison-genoa-auxblob.bin")).unwrap();
+    let report = fs::read(dir.join("genoa-v3-veraison-tsm/report.bin")).unwrap();
+    let vek = fs::read(dir.join("genoa-v3-veraison-tsm/vek.der")).unwrap();
+    let now = Certificate::parse(&vek).unwrap().not_before().plus_seconds(86_400);
+    let anchors = TrustAnchors::vendor();
+    let judge = |table: &[u8]| {
+        let item = EvidenceItem {
+            kind: EvidenceKind::SnpReport,
+            evidence: report.clone(),
+            endorsements: vec![(EndorsementKind::SnpCertTable, table.to_vec())],
+        };
+        verify(&Evidence { items: vec![item] }, &anchors, &Endorsements::default(), now)
+    };
+    judge(&table).unwrap();
+    // Entry 2 is the VCEK: offset and length as the table has them.
+    let word = |at: usize| {
+        let bytes: [u8; 4] = table[at..at + 4].try_into().unwrap();
+        usize::try_from(u32::from_le_bytes(bytes)).unwrap()
+    };
+    let vcek = (0..3).find(|at| table[at * 24] == 0x63).unwrap() * 24;
+    let (start, end) = (word(vcek + 16), word(vcek + 16) + word(vcek + 20));
+    let (mut seen, mut bad) = (0, table.clone());
+    for at in start..end {
+        bad[at] ^= 1;
+        let refused = judge(&bad).is_err();
+        assert!(refused || table[at] == b'\n', "byte {at:#x} ({:#x})", table[at]);
+        seen += usize::from(refused);
+        bad[at] = table[at];
+    }
+    assert!(seen > 1000, "{seen}");
 }

@@ -88,26 +88,68 @@ fn synthetic_quotes_fail_for_the_reason_they_were_made_for() {
     }
 }
 
+/// A quote of each version and form that hardware is known to make.
 #[test]
 fn every_flipped_byte_of_a_real_quote_is_seen() {
     let Some(dir) = vectors() else { return };
     let root = root(&dir.join("roots/intel_sgx_root_ca.der"));
-    let quote = fs::read(dir.join("v4-gce-cos113/quote.bin")).unwrap();
-    let collateral = collateral(&dir.join("collateral/2025-07-20"), "00806f050000");
-    let prepared = Prepared::new(&collateral, &root).unwrap();
-    let now = midnight("2025-07-20");
-    assert!(prepared.verify(&quote, now).is_ok());
-    let chain = Quote::parse(&quote).unwrap().pck_chain;
-    let chain_start = chain.as_ptr() as usize - quote.as_ptr() as usize;
-    let chain_end = chain_start + chain.len();
-    for index in 0..quote.len() {
+    for (case, date, fmspc) in [
+        ("v4-gce-cos113", "2025-07-20", "00806f050000"),
+        ("v5-gotdx", "2026-02-25", "90c06f000000"),
+        ("v5-td15ex", "2026-10-20", "b0c06f000000"),
+    ] {
+        let quote = fs::read(dir.join(case).join("quote.bin")).unwrap();
+        let collateral = collateral(&dir.join("collateral").join(date), fmspc);
+        let prepared = Prepared::new(&collateral, &root).unwrap();
+        let now = midnight(date);
+        prepared.verify(&quote, now).unwrap();
+        let chain = Quote::parse(&quote).unwrap().pck_chain;
+        let chain_start = chain.as_ptr() as usize - quote.as_ptr() as usize;
+        let chain_end = chain_start + chain.len();
         let mut flipped = quote.clone();
-        flipped[index] ^= 0x01;
-        let refused = prepared.verify(&flipped, now).is_err();
-        // The line ends of the PEM text are not part of any certificate.
-        let is_line_end =
-            (chain_start..chain_end).contains(&index) && matches!(quote[index], b'\n' | b'\0');
-        assert!(refused || is_line_end, "byte {index} ({:#x}) was flipped", quote[index]);
+        for index in 0..quote.len() {
+            flipped[index] ^= 0x01;
+            let refused = prepared.verify(&flipped, now).is_err();
+            flipped[index] = quote[index];
+            // The line ends of the PEM text are not part of any certificate.
+            let is_line_end =
+                (chain_start..chain_end).contains(&index) && matches!(quote[index], b'\n' | b'\0');
+            assert!(refused || is_line_end, "{case}: byte {index} ({:#x})", quote[index]);
+        }
+    }
+}
+
+/// Intel's own collateral, byte by byte. Excepted: line ends of PEM, and blanks
+/// and the case of hex digits outside of what is signed.
+#[test]
+fn every_flipped_byte_of_real_collateral_is_seen() {
+    let Some(dir) = vectors() else { return };
+    let root = root(&dir.join("roots/intel_sgx_root_ca.der"));
+    let quote = fs::read(dir.join("v4-gce-cos113/quote.bin")).unwrap();
+    let good = collateral(&dir.join("collateral/2025-07-20"), "00806f050000");
+    let now = midnight("2025-07-20");
+    type Part = fn(&mut Collateral) -> &mut Vec<u8>;
+    let parts: [(&str, Part); 5] = [
+        ("TCB info", |all| &mut all.tcb_info),
+        ("QE identity", |all| &mut all.qe_identity),
+        ("TCB signing chain", |all| &mut all.tcb_signing_chain),
+        ("root CRL", |all| &mut all.root_crl),
+        ("PCK CRL", |all| all.pck_crls.first_mut().unwrap()),
+    ];
+    for (name, part) in parts {
+        let mut changed = good.clone();
+        let bytes = part(&mut changed).clone();
+        let signature =
+            bytes.windows(11).rposition(|w| w == b"\"signature\"").unwrap_or(bytes.len());
+        for (at, byte) in bytes.iter().copied().enumerate() {
+            part(&mut changed)[at] ^= 0x20;
+            let refused =
+                Prepared::new(&changed, &root).and_then(|set| set.verify(&quote, now)).is_err();
+            part(&mut changed)[at] = byte;
+            let hex = at > signature && byte.is_ascii_alphabetic();
+            let blank = byte.is_ascii_whitespace() || byte ^ 0x20 == b'\n';
+            assert!(refused || hex || blank, "{name}: byte {at} ({byte:#x})");
+        }
     }
 }
 

@@ -1,16 +1,19 @@
 //! `casemate measure`: what a launch must measure to, before it runs; and why an
 //! observed digest is another one.
 
+mod report;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use casemate_attestation::eventlog::EventLog;
 use casemate_attestation::measure::MeasureError;
 use casemate_attestation::measure::ovmf::Ovmf;
 use casemate_attestation::measure::snp::{
-    Explanation, KernelHashes, Launch, Search, SvsmLaunch, Vcpu, Vmm, cpu_signature, explain,
-    explain_svsm, launch_digest, svsm_launch_digest,
+    Explanation, KernelHashes, Launch, Search, SvsmLaunch, Vcpu, Vmm, cpu_signature,
+    cpu_signature_of, explain, explain_svsm, launch_digest, svsm_launch_digest,
 };
-use casemate_attestation::measure::tdx::{PageOrder, Tdvf};
+use casemate_attestation::measure::tdx::{self, Tdvf};
 use casemate_image::Image;
 use clap::{Args, Subcommand};
 
@@ -25,6 +28,9 @@ pub(crate) enum Verb {
         /// Virtual CPUs.
         #[arg(long, default_value_t = 1)]
         vcpus: u32,
+        /// The result as JSON, version 1 (docs/formats/measurement.md).
+        #[arg(long)]
+        json: bool,
     },
     /// The SEV-SNP launch digest of a guest that starts in OVMF.
     Snp(Snp),
@@ -36,7 +42,25 @@ pub(crate) enum Verb {
         /// An observed MRTD: say which order gives it.
         #[arg(long, value_name = "HEX")]
         observed: Option<String>,
+        /// The result as JSON, version 1 (docs/formats/measurement.md).
+        #[arg(long)]
+        json: bool,
     },
+    /// The run-time registers of a TDX guest, from its event log or from digests.
+    Rtmr(Rtmr),
+}
+
+#[derive(Args)]
+pub(crate) struct Rtmr {
+    /// The event log (CCEL): all four registers.
+    #[arg(long, value_name = "FILE", required_unless_present = "digests")]
+    log: Option<PathBuf>,
+    /// SHA-384 digests in the order in which they are extended: one register.
+    #[arg(long, value_name = "HEX", value_delimiter = ',', conflicts_with = "log")]
+    digests: Vec<String>,
+    /// The result as JSON, version 1 (docs/formats/measurement.md).
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -62,8 +86,9 @@ pub(crate) struct Snp {
     /// The monitor: qemu, ec2, ec2-rdx0 (before 2026-04) or gce.
     #[arg(long, default_value = "qemu", value_name = "NAME")]
     vmm: String,
-    /// CPU family, model and stepping, as in 25,1,1 for EPYC-Milan.
-    #[arg(long, default_value = "25,1,1", value_name = "F,M,S")]
+    /// The CPU model by QEMU's name, as in EPYC-Milan, or its family, model and
+    /// stepping, as in 25,1,1.
+    #[arg(long, default_value = "EPYC-Milan", value_name = "NAME")]
     cpu: String,
     /// SEV_FEATURES of the virtual CPUs, in hex.
     #[arg(long, default_value = "1", value_name = "HEX")]
@@ -74,17 +99,20 @@ pub(crate) struct Snp {
     /// An observed digest: try the known variants and say where it parts.
     #[arg(long, value_name = "HEX")]
     observed: Option<String>,
+    /// The result as JSON, version 1 (docs/formats/measurement.md).
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
     match verb {
-        Verb::Image { folder, vcpus } => {
+        Verb::Image { folder, vcpus, json } => {
             let digest = Image::read(folder)?.files().snp_measurement(*vcpus)?;
-            println!("{}", hex::encode(digest));
-            Ok(Answer::Yes)
+            report::launch(&digest, None, *json)
         }
         Verb::Snp(arguments) => snp(arguments),
-        Verb::Tdx { firmware, observed } => tdx(firmware, observed.as_deref()),
+        Verb::Tdx { firmware, observed, json } => tdx(firmware, observed.as_deref(), *json),
+        Verb::Rtmr(arguments) => rtmr(arguments),
     }
 }
 
@@ -124,17 +152,13 @@ fn compare(
     digest: [u8; 48],
     explain: impl FnOnce(&[u8; 48]) -> Result<Explanation, MeasureError>,
 ) -> anyhow::Result<Answer> {
-    println!("{}", hex::encode(digest));
-    let Some(observed) = &arguments.observed else { return Ok(Answer::Yes) };
-    let observed = digest_of(observed)?;
-    if observed == digest {
-        println!("the observed digest is this one");
-        return Ok(Answer::Yes);
-    }
-    let explanation = explain(&observed)?;
-    println!("the observed digest is another one; {} launches tried", explanation.tried);
-    explanation.differences.iter().for_each(|difference| println!("  {difference}"));
-    Ok(Answer::No)
+    let observed = arguments.observed.as_deref().map(digest_of).transpose()?;
+    let explained = match observed {
+        Some(observed) if observed != digest => Some(explain(&observed)?),
+        _ => None,
+    };
+    let observed = observed.as_ref().map(|observed| (observed, explained.as_ref()));
+    report::launch(&digest, observed, arguments.json)
 }
 
 fn kernel(arguments: &Snp) -> anyhow::Result<Option<KernelHashes>> {
@@ -147,45 +171,53 @@ fn vcpu(arguments: &Snp) -> anyhow::Result<Vcpu> {
     let vmm = Vmm::from_name(&arguments.vmm).with_context(|| {
         format!("--vmm: expected qemu, ec2, ec2-rdx0 or gce, got {:?}", arguments.vmm)
     })?;
-    let numbers: Vec<u8> = arguments
-        .cpu
-        .split(',')
-        .map(|number| number.parse().context("--cpu: expected three numbers, as in 25,1,1"))
-        .collect::<anyhow::Result<_>>()?;
-    let [family, model, stepping] = numbers.as_slice() else {
-        bail!("--cpu: expected three numbers, as in 25,1,1, got {:?}", arguments.cpu);
-    };
     let features = arguments.features.trim_start_matches("0x");
     Ok(Vcpu {
         vmm,
-        signature: cpu_signature(*family, *model, *stepping),
+        signature: signature(&arguments.cpu)?,
         features: u64::from_str_radix(features, 16).context("--features: expected hex")?,
     })
 }
 
-fn tdx(firmware: &Path, observed: Option<&str>) -> anyhow::Result<Answer> {
-    let firmware = read(firmware)?;
-    let tdvf = Tdvf::parse(&firmware)?;
-    for order in [PageOrder::PerPage, PageOrder::TwoPass] {
-        println!("{:<9} {}", order.name(), hex::encode(tdvf.mrtd(order)));
+/// The CPUID signature of a model's name, or of its three numbers.
+fn signature(cpu: &str) -> anyhow::Result<u32> {
+    if let Some(signature) = cpu_signature_of(cpu) {
+        return Ok(signature);
     }
-    let Some(observed) = observed else { return Ok(Answer::Yes) };
-    match tdvf.explain(&digest_of(observed)?) {
-        Some(order) => {
-            println!("the observed MRTD is this firmware's, pages added {}", order.name());
-            Ok(Answer::Yes)
-        }
-        None => {
-            println!("the observed MRTD is another firmware's, or another page order");
-            Ok(Answer::No)
-        }
+    let expected = "--cpu: expected QEMU's name of an EPYC, or three numbers as in 25,1,1";
+    let numbers: Option<Vec<u8>> = cpu.split(',').map(|number| number.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some([family, model, stepping]) => Ok(cpu_signature(*family, *model, *stepping)),
+        _ => bail!("{expected}, got {cpu:?}"),
     }
 }
 
+fn tdx(firmware: &Path, observed: Option<&str>, json: bool) -> anyhow::Result<Answer> {
+    let firmware = read(firmware)?;
+    let tdvf = Tdvf::parse(&firmware)?;
+    let observed = observed.map(digest_of).transpose()?;
+    report::mrtd(&tdvf, observed.as_ref(), json)
+}
+
+fn rtmr(arguments: &Rtmr) -> anyhow::Result<Answer> {
+    let registers = match &arguments.log {
+        Some(log) => EventLog::parse(&read(log)?)?.replay().0.to_vec(),
+        None => {
+            let digests: Vec<[u8; 48]> = arguments
+                .digests
+                .iter()
+                .map(|digest| digest_of(digest))
+                .collect::<anyhow::Result<_>>()?;
+            vec![tdx::rtmr(&digests)]
+        }
+    };
+    report::registers(&registers, arguments.json)
+}
+
 fn digest_of(text: &str) -> anyhow::Result<[u8; 48]> {
-    let bytes = hex::decode(text).context("--observed: expected hex")?;
+    let bytes = hex::decode(text).context("digest: expected hex")?;
     let length = bytes.len();
-    bytes.try_into().ok().with_context(|| format!("--observed: expected 48 bytes, got {length}"))
+    bytes.try_into().ok().with_context(|| format!("digest: expected 48 bytes, got {length}"))
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

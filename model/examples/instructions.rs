@@ -25,7 +25,10 @@ const NOW: UnixTime = UnixTime(1_781_000_000);
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, dir] = arguments.as_slice() else {
-        eprintln!("usage: instructions (make | snp-cold | snp-warm | tdx-full | tdx-prepared) DIR");
+        eprintln!(
+            "usage: instructions (make | snp-cold | snp-known | snp-warm | tdx-full | tdx-known | \
+             tdx-prepared) DIR"
+        );
         std::process::exit(2);
     };
     let dir = Path::new(dir);
@@ -40,6 +43,25 @@ fn main() {
             let prepared = PreparedVek::new(vek, &[], &[], &snp_anchors(dir), NOW).unwrap();
             let report = read(dir, "report.bin");
             measured(|| prepared.verify(&report, NOW));
+        }
+        "snp-known" => {
+            let (evidence, anchors) = (snp_evidence(dir), snp_anchors(dir));
+            let run = || verify(&evidence, &anchors, &Endorsements::default(), NOW);
+            run().unwrap();
+            measured(run);
+        }
+        "tdx-known" => {
+            let (quote, collateral, anchor) = tdx(dir);
+            let item = EvidenceItem {
+                kind: EvidenceKind::TdxQuote,
+                evidence: quote,
+                endorsements: vec![(EndorsementKind::TdxCollateral, collateral.encode())],
+            };
+            let evidence = Evidence { items: vec![item] };
+            let anchors = TrustAnchors { intel: vec![anchor], ..TrustAnchors::default() };
+            let run = || verify(&evidence, &anchors, &Endorsements::default(), NOW);
+            run().unwrap();
+            measured(run);
         }
         "tdx-full" => {
             let (quote, collateral, anchor) = tdx(dir);

@@ -12,7 +12,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail, ensure};
 
-const PATHS: [&str; 4] = ["snp-cold", "snp-warm", "tdx-full", "tdx-prepared"];
+const PATHS: [&str; 6] =
+    ["snp-cold", "snp-known", "snp-warm", "tdx-full", "tdx-known", "tdx-prepared"];
 const COMMITTED: &str = "model/examples/instructions.txt";
 /// How far a count may lie from the committed one, in thousandths.
 const TOLERANCE: u64 = 50;

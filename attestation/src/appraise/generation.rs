@@ -41,6 +41,7 @@ fn compare(
     now: UnixTime,
     findings: &mut Findings,
 ) {
+    findings.known_attacks.extend(broken.iter().map(|entry| entry.id.clone()));
     let accept = &policy.generations().accept;
     let accepted = |entry: &&BrokenGeneration| {
         accept.iter().any(|grace| grace.id == entry.id && now < grace.until)

@@ -67,6 +67,7 @@ pub struct Appraisal {
     measurement: Option<Vec<u8>>,
     fresh: bool,
     devices: Vec<DeviceVerdict>,
+    known_attacks: Vec<String>,
     risk: RiskPolicy,
 }
 
@@ -110,6 +111,9 @@ pub(crate) struct Findings {
     /// The evidence carries the expected report data.
     pub(crate) fresh: bool,
     pub(crate) devices: Vec<DeviceVerdict>,
+    /// The entries of the list of broken generations that the CPU falls under,
+    /// be they accepted or not.
+    pub(crate) known_attacks: Vec<String>,
     /// On Azure: the vTPM's registers, or none without a quote that answers the
     /// challenge.
     pub(crate) vtpm: Option<Vec<[u8; 32]>>,
@@ -215,6 +219,7 @@ impl Findings {
             measurement: None,
             fresh: false,
             devices: vec![],
+            known_attacks: vec![],
             vtpm: None,
         }
     }
@@ -287,6 +292,7 @@ impl Findings {
             measurement: self.measurement,
             fresh: self.fresh,
             devices: self.devices,
+            known_attacks: self.known_attacks,
             risk: policy.risk().clone(),
         }
     }
@@ -385,6 +391,12 @@ impl Appraisal {
         &self.devices
     }
 
+    /// The attacks that the policy's list of broken generations knows against this
+    /// CPU, by their ids: also those that the policy accepts for a while.
+    pub fn known_attacks(&self) -> &[String] {
+        &self.known_attacks
+    }
+
     /// The label of the known image.
     pub fn image(&self) -> Option<&str> {
         self.image.as_deref()
@@ -397,6 +409,14 @@ impl Appraisal {
 
     /// One line for people: what the boundary rests on.
     pub fn label(&self) -> String {
+        let stands_on = self.stands_on();
+        match self.known_attacks.as_slice() {
+            [] => stands_on,
+            ids => format!("{stands_on}; generation under known attack ({})", ids.join(", ")),
+        }
+    }
+
+    fn stands_on(&self) -> String {
         let anchor = self.anchor.as_ref().map_or("nobody", |anchor| anchor.label.as_str());
         match (self.hardware, self.host.as_deref()) {
             (Hardware::Genuine, _) if self.boundary == Boundary::Tee => {

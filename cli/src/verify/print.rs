@@ -92,6 +92,7 @@ fn to_json(appraisal: &Appraisal, nodes: &[Node], open: &[&str], answer: &Answer
         "properties": appraisal.properties(),
         "hardware": appraisal.hardware().name(),
         "anchor": appraisal.anchor().map(|anchor| anchor.label.as_str()),
+        "known_attacks": appraisal.known_attacks(),
         "image": appraisal.image(),
         "measurement": appraisal.measurement().map(hex::encode),
         "appraised_at": appraisal.appraised_at().0,
