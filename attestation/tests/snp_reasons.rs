@@ -380,10 +380,16 @@ fn anchors_that_remember_refuse_the_same() {
             scope.spawn(|| {
                 for _ in 0..3 {
                     assert_eq!(judged(&good, &[], NOW.0), Ok(()));
-                    assert_eq!(judged(&good, &[empty.clone()], NOW.0), Ok(()));
+                    assert_eq!(judged(&good, std::slice::from_ref(&empty), NOW.0), Ok(()));
                     assert_eq!(judged(&sent, &[], NOW.0), Ok(()));
-                    assert_eq!(judged(&good, &[full.clone()], NOW.0), Err(Reason::Revoked));
-                    assert_eq!(judged(&good, &[empty.clone()], NOW.0 + 10), Err(Reason::CrlStale));
+                    assert_eq!(
+                        judged(&good, std::slice::from_ref(&full), NOW.0),
+                        Err(Reason::Revoked)
+                    );
+                    assert_eq!(
+                        judged(&good, std::slice::from_ref(&empty), NOW.0 + 10),
+                        Err(Reason::CrlStale)
+                    );
                     assert_eq!(judged(&sent, &[], NOW.0 + 10), Err(Reason::CrlStale));
                     assert_eq!(judged(&good, &[], START.0 - 1), Err(Reason::CertValidity));
                     assert_eq!(judged(&flipped, &[], NOW.0), Err(Reason::Signature));
