@@ -103,7 +103,8 @@ pub(crate) fn decide_in_order(gateway: &Gateway, case: Case<'_>) -> Result<Decid
     Ok(decided)
 }
 
-/// Decides again on a call that waited. Nothing happens while nobody answered.
+/// Decides again on a call that waited. Nothing happens while nobody answered,
+/// unless no answer could help it any more.
 pub(crate) fn release(
     gateway: &Gateway,
     case: Case<'_>,
@@ -119,9 +120,10 @@ pub(crate) fn release(
         return Err(RpcError::new(error_code::LEASE, "the sandbox was stopped by its operator"));
     }
     let mut found = rule(gateway, state, case.call, (Some(waiting.number), reach.as_ref()), now);
+    let lost = found.ruling.verdict.as_ref().is_err_and(|denial| !denial.retryable);
     let actual = match found.standing {
         _ if now.unix_ms >= waiting.expires_ms => Some("no answer in time"),
-        Standing::Waiting(id) if id == waiting.id => return Ok(None),
+        Standing::Waiting(id) if id == waiting.id && !lost => return Ok(None),
         Standing::New | Standing::Waiting(_) => {
             Some("an answer that was used, or is for other things")
         }

@@ -147,8 +147,6 @@ impl State {
                 self.end(|caller| caller.sandbox == *uri, "sandbox_stopped");
             }
         }
-        // Who waits for people looks again.
-        self.answers.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Cancels what runs under the grant `id` or a part of it.
@@ -156,6 +154,8 @@ impl State {
         for open in self.open.values().filter(|open| open.line.contains(id)) {
             open.cut.send_replace(Some(reason));
         }
+        // Who waits for people looks again.
+        self.answers.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Cancels what the chosen callers run, and ends their connections.

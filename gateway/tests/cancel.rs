@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use casemate_attestation::cose::KeyId;
 use casemate_gateway::{Command, Reply};
 use casemate_ledger::cgp::{Message, method};
-use casemate_ledger::{Clause, Effect, Grant, GrantRef, text};
+use casemate_ledger::{Approvals, Clause, Effect, Grant, GrantRef, text};
 use harness::scene::Scene;
 use harness::{House, Port, code, grant};
 use serde_json::json;
@@ -140,6 +140,21 @@ async fn a_suspended_grant_s_calls_end_and_no_retry_follows_a_revocation() {
     assert_eq!(code(&port.answer(call).await.unwrap()), "grant_revoked");
     tokio::time::sleep(Duration::from_millis(1000)).await;
     assert_eq!(marks(&scene), 1, "a retry after the revocation");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_waits_for_people_is_told_at_once() {
+    let (house, _keys) = harness::people::approving();
+    let clause = Clause { approvals: Approvals::One, ..Clause::of("fx.echo") };
+    let granted = Grant { tools: vec![clause], ..grant(&["fx.echo"], 5) };
+    let id = text::hex(&granted.id);
+    let (scene, mut port) = Scene::with_in(house, granted).await;
+    let call = port.start("fx.echo", json!({}), &|_| ()).await;
+    scene.waiting(1).await;
+    let begun = Instant::now();
+    scene.admin(Command::GrantRevoke { id, reason: "enough".to_owned() }).await;
+    assert_eq!(code(&port.answer(call).await.unwrap()), "grant_revoked");
+    assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use casemate_ledger::cgp::{Denial, DenyCode};
 use casemate_ledger::{Outcome, Status};
 
-use super::deny;
+use super::{PinnedTool, deny};
 use crate::clock::Now;
 
 /// The breakers of one tool of one upstream, by sandbox.
@@ -109,11 +109,15 @@ impl Breakers {
     }
 }
 
-/// A server that was down when the gateway started and was not seen since.
-pub(super) fn down() -> Denial {
+/// Denies a call to a server that was down when the gateway started and was not
+/// seen since.
+pub(super) fn up(tool: &PinnedTool) -> Result<(), Denial> {
+    if !tool.resting {
+        return Ok(());
+    }
     let actual = "one that is down since the gateway started";
-    deny(DenyCode::BreakerOpen, "gate/upstream", "a tool server that works", actual)
-        .retry_after(5_000)
+    let draft = deny(DenyCode::BreakerOpen, "gate/upstream", "a tool server that works", actual);
+    Err(draft.retry_after(5_000))
 }
 
 fn resting(wait_us: u64) -> Denial {

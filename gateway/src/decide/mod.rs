@@ -252,6 +252,7 @@ fn judge(
         budget::check(level, (fit.at, fit.clause), (tool, call), limits, &mut ruling.budgets)?;
     }
     line.iter().try_for_each(|fit| rate::check(fit, now))?;
+    breaker::up(tool)?;
     facts.breakers.check(&call.caller.sandbox, now)?;
     approved(facts, &line, call, ruling)?;
     Ok(Permit {
@@ -402,9 +403,6 @@ fn pinned<'a>(held: &Held, call: &Call<'a>) -> Result<&'a PinnedTool, Denial> {
         let actual = if tool.drifted { "a changed definition" } else { "another digest" };
         return Err(deny(DenyCode::ToolDrift, "gate/pin", "the pinned definition", actual)
             .hint("list the tools again; if it stays, the operator must look at the tool server"));
-    }
-    if tool.resting {
-        return Err(breaker::down());
     }
     under_ceiling(held, tool.risk)?;
     Ok(tool)
