@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use casemate_attestation::bundle::Asked;
 use casemate_attestation::{
     Appraisal, Bundle, Check, Expected, Policy, ReferenceValues, TrustAnchors, UnixTime, appraise,
     verify,
@@ -82,7 +83,10 @@ fn judge(arguments: &Arguments) -> anyhow::Result<Answer> {
     if let Some(bundle) = &gathered.bundle {
         only_the_bundle(arguments)?;
         return match bundle.reverify(&anchors) {
-            Ok(appraisal) => Ok(print::appraisal(&appraisal, &[], arguments.json)),
+            Ok(appraisal) => {
+                let open = undecided(&Given::in_bundle(bundle), &appraisal);
+                Ok(print::appraisal(&appraisal, &open, arguments.json))
+            }
             Err(error) => Ok(print::refusal("bundle", &error.to_string(), arguments.json)),
         };
     }
@@ -112,7 +116,8 @@ fn judge(arguments: &Arguments) -> anyhow::Result<Answer> {
     {
         return Ok(print::not_verified(&error, arguments.json));
     }
-    Ok(print::appraisal(&appraisal, &undecided(arguments, &appraisal), arguments.json))
+    let open = undecided(&Given::on_command_line(arguments), &appraisal);
+    Ok(print::appraisal(&appraisal, &open, arguments.json))
 }
 
 /// A bundle is judged by what is in it, at its own time: whoever also names a
@@ -136,19 +141,44 @@ fn only_the_bundle(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What evidence is compared with, and was given.
+struct Given {
+    question: bool,
+    references: bool,
+    policy: bool,
+}
+
+impl Given {
+    fn on_command_line(arguments: &Arguments) -> Self {
+        Self {
+            question: arguments.report_data.is_some() || arguments.nonce.is_some(),
+            references: arguments.reference.is_some(),
+            policy: arguments.policy.is_some(),
+        }
+    }
+
+    fn in_bundle(bundle: &Bundle) -> Self {
+        Self {
+            question: bundle.asked != Asked::Nothing,
+            references: !bundle.references.is_empty(),
+            policy: !bundle.policy.is_empty(),
+        }
+    }
+}
+
 /// The rules that failed only because what they compare with was not given:
 /// neither yes nor no.
-fn undecided(arguments: &Arguments, appraisal: &Appraisal) -> Vec<&'static str> {
+fn undecided(given: &Given, appraisal: &Appraisal) -> Vec<&'static str> {
     let fresh = ["evidence.bound", "host.report-data", "azure.pcrs"].as_slice();
     let image = ["snp.measurement", "tdx.measurement", "host.launch"].as_slice();
     let mut open = Vec::new();
-    if arguments.report_data.is_none() && arguments.nonce.is_none() {
+    if !given.question {
         open.extend_from_slice(fresh);
     }
-    if arguments.reference.is_none() {
+    if !given.references {
         open.extend_from_slice(image);
     }
-    if arguments.policy.is_none() {
+    if !given.policy {
         open.push("gpu.count");
     }
     // Report data alone names no challenge that devices could have answered.
