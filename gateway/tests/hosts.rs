@@ -6,7 +6,7 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use casemate_attestation::bundle::Verdict;
+use casemate_attestation::bundle::{Asked, Verdict};
 use casemate_attestation::{
     Boundary, Bundle, Endorsements, Evidence, EvidenceItem, EvidenceKind, HostClaim, LaunchDigests,
 };
@@ -45,7 +45,7 @@ fn credential(house: &House, host: &str, machine: [u8; 16]) -> Credential {
     let item = EvidenceItem { kind: EvidenceKind::HostClaim, evidence, endorsements: vec![] };
     let bundle = Bundle {
         evidence: Evidence { items: vec![item] }.encode(),
-        binding: vec![],
+        asked: Asked::Nothing,
         endorsements: Endorsements::default(),
         policy: String::new(),
         references: String::new(),
