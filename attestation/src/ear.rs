@@ -214,9 +214,10 @@ fn vector(appraisal: &Appraisal) -> Vec<(&'static str, i8)> {
         appraisal.checks().iter().find(|check| rules.contains(&check.rule)).map(|c| c.outcome)
     };
     let hardware = appraisal.hardware();
-    let tcb_failed = appraisal.failures().any(|check| check.rule.contains("tcb"));
     let mut out = Vec::new();
+    let elsewhere = outcome(&["snp.csp"]) == Some(Outcome::Fail);
     match outcome(&["snp.chip", "tdx.platform"]) {
+        _ if elsewhere => out.push(("instance-identity", 97)),
         Some(Outcome::Pass) if hardware == Hardware::Genuine => out.push(("instance-identity", 2)),
         Some(Outcome::Fail) => out.push(("instance-identity", 97)),
         _ => {}
@@ -233,19 +234,7 @@ fn vector(appraisal: &Appraisal) -> Vec<(&'static str, i8)> {
     }
     // A model is no claim about hardware: the value stays away, unaffirmed.
     if hardware == Hardware::Genuine {
-        // A TDX status below UpToDate that the policy accepts is still a warning.
-        let status = appraisal.checks().iter().find(|check| check.rule == "tdx.tcb-status");
-        let weak = status.is_some_and(|check| !check.actual.starts_with("UpToDate"));
-        out.push((
-            "hardware",
-            if tcb_failed {
-                96
-            } else if weak {
-                32
-            } else {
-                2
-            },
-        ));
+        out.push(("hardware", hardware_value(appraisal)));
     }
     out.push((
         "runtime-opaque",
@@ -256,6 +245,34 @@ fn vector(appraisal: &Appraisal) -> Vec<(&'static str, i8)> {
         },
     ));
     out
+}
+
+/// What is said of genuine hardware: its TCB is refused, or it is one that the
+/// policy accepts for a while although something better is there or an attack is
+/// known, or all is well.
+fn hardware_value(appraisal: &Appraisal) -> i8 {
+    let refused = appraisal.failures().any(|check| is_of_the_tcb(check.rule));
+    // A TDX status below UpToDate that the policy accepts is still a warning.
+    let status = appraisal.checks().iter().find(|check| check.rule == "tdx.tcb-status");
+    let weak = status.is_some_and(|check| !check.actual.starts_with("UpToDate"));
+    match (refused, weak || !appraisal.known_attacks().is_empty()) {
+        (true, _) => 96,
+        (false, true) => 32,
+        (false, false) => 2,
+    }
+}
+
+/// Whether `rule` is about how sound the hardware's own software is.
+fn is_of_the_tcb(rule: &str) -> bool {
+    const OTHERS: [&str; 6] = [
+        "snp.generation",
+        "tdx.generation",
+        "tdx.sgx-components",
+        "tdx.pcesvn",
+        "tdx.qe-isvsvn",
+        "snp.firmware-version",
+    ];
+    rule.contains("tcb") || OTHERS.contains(&rule)
 }
 
 /// The CPU and every device that was judged with it.
@@ -316,6 +333,7 @@ fn ours(appraisal: &Appraisal, context: &EarContext<'_>) -> Value {
         "properties": properties,
         "hardware": appraisal.hardware().name(),
         "label": appraisal.label(),
+        "known_attacks": appraisal.known_attacks(),
         "risk": context.risk.name(),
         "task": context.task,
         "bundle_sha256": crate::wire::hex(&context.bundle),

@@ -385,6 +385,7 @@ fn tokens_say_no_more_than_the_appraisal() {
     assert_eq!(cpu["ear_status"], "warning");
     assert!(cpu["ear.trustworthiness-vector"].get("hardware").is_none());
     assert_eq!(claims["casemate_decision"], "allow-medium");
+    assert_eq!(claims["urn:casemate:claims:v1"]["known_attacks"].as_array().unwrap().len(), 0);
     assert_eq!(claims["exp"], NOW.0 + 300);
 
     let key = aws_lc_rs::signature::EcdsaKeyPair::generate(

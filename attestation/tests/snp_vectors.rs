@@ -1,14 +1,20 @@
 //! Reports of real machines, where the directory of evidence vectors is there
 //! (CASEMATE_VECTORS): each verifies, and no byte of it can be flipped.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::fs;
 use std::path::PathBuf;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use casemate_attestation::break_list::{BreakList, BrokenGeneration};
 use casemate_attestation::snp::{PreparedVek, Product};
+use casemate_attestation::wire::hex;
 use casemate_attestation::x509::Certificate;
 use casemate_attestation::{
-    AnchorKind, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, TrustAnchors,
-    verify,
+    AnchorKind, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, Expected,
+    Policy, ReferenceValues, Risk, TrustAnchors, UnixTime, appraise, ear, verify,
 };
 
 fn vectors() -> Option<PathBuf> {
@@ -108,4 +114,64 @@ fn every_flipped_byte_of_a_real_certificate_table_is_refused() {
         bad[at] = table[at];
     }
     assert!(seen > 1000, "{seen}");
+}
+
+/// Hardware that an attack is known against, accepted for a while by a signed
+/// list's own terms, is a warning in the token and never an affirmation.
+#[test]
+fn an_accepted_attack_stays_a_warning_in_the_token() {
+    let Some(dir) = vectors() else { return };
+    let case = dir.join("milan-v3-aci");
+    let vek = fs::read(case.join("vek.der")).unwrap();
+    let now = Certificate::parse(&vek).unwrap().not_before().plus_seconds(86_400);
+    let item = EvidenceItem {
+        kind: EvidenceKind::SnpReport,
+        evidence: fs::read(case.join("report.bin")).unwrap(),
+        endorsements: vec![(EndorsementKind::CertificateChain, vek)],
+    };
+    let none = Endorsements::default();
+    let claims =
+        verify(&Evidence { items: vec![item] }, &TrustAnchors::vendor(), &none, now).unwrap();
+    let hardware = |policy: &str| {
+        let (policy, references) = (Policy::from_toml(policy).unwrap(), ReferenceValues::default());
+        let appraisal = appraise(&claims, &policy, &references, Expected::Nothing, now);
+        let context = ear::EarContext {
+            issuer: "https://verifier.example",
+            subject: "spiffe://example/t/sb/1",
+            audience: "vault",
+            token_id: "1",
+            issued_at: now,
+            lifetime_seconds: 300,
+            nonce: &[1; 32],
+            identity_key: &[2; 32],
+            risk: Risk::Low,
+            bundle: [3; 32],
+            task: "t",
+            dialect: ear::Dialect::Ietf,
+        };
+        let token = ear::claims(&appraisal, &context);
+        token["submods"]["cpu0"]["ear_trustworthiness_vector"]["hardware"].as_i64().unwrap()
+    };
+    let listed = break_list("Milan");
+    let accept = "accept = [{ id = \"CVE-1\", until = \"2999-01-01T00:00:00Z\" }]\n";
+    assert_eq!(hardware(""), 2);
+    assert_eq!(hardware(&break_list("Genoa")), 2);
+    assert_eq!(hardware(&listed), 96);
+    assert_eq!(hardware(&format!("{listed}{accept}")), 32);
+}
+
+/// A section of a policy with a signed list that names one generation.
+fn break_list(generation: &str) -> String {
+    let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+    let public: [u8; 32] = key.public_key().as_ref().try_into().unwrap();
+    let entry = BrokenGeneration {
+        id: "CVE-1".to_owned(),
+        generation: generation.to_owned(),
+        fixed_in: None,
+        text: "keys can be read out".to_owned(),
+    };
+    let list = BreakList { sequence: 1, issued_at: UnixTime(1), entries: vec![entry] };
+    let bytes = list.sign(&public, |message| key.sign(message).as_ref().try_into().unwrap());
+    let list = base64::engine::general_purpose::STANDARD.encode(bytes);
+    format!("[generations]\nlist = \"{list}\"\nkey = \"{}\"\n", hex(&public))
 }

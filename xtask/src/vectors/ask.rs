@@ -272,3 +272,47 @@ fn svns(rule: &'static str, key: &str, own: &[u8; 16]) -> Ask {
     let text = |svns: &[u8; 16]| format!("\"{}\"", hex(svns));
     value("tdx", rule, key, &text(&above), &text(own))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which rules fail under a policy that asks for VMPL 1, and under any other.
+    fn failing(
+        when_asked: &[&str],
+        else_fails: &[&str],
+    ) -> impl Fn(&Policy) -> anyhow::Result<BTreeSet<String>> {
+        let own = |rules: &[&str]| rules.iter().map(|rule| (*rule).to_owned()).collect();
+        let (asked, others): (BTreeSet<String>, BTreeSet<String>) =
+            (own(when_asked), own(else_fails));
+        move |policy| Ok(if policy.snp().vmpl == 1 { asked.clone() } else { others.clone() })
+    }
+
+    fn asks() -> Vec<Ask> {
+        let text = |vmpl: u32| format!("[snp]\nvmpl = {vmpl}\n");
+        vec![Ask { rule: "chip", against: text(1), satisfied: Some(text(2)) }]
+    }
+
+    #[test]
+    fn only_the_rule_that_is_named_counts() {
+        assert!(check("chip-id", &asks(), failing(&["chip"], &[])).is_ok());
+        // Another rule fails, or none.
+        assert!(check("chip-id", &asks(), failing(&["csp"], &[])).is_err());
+        assert!(check("chip-id", &asks(), failing(&[], &[])).is_err());
+        // No policy can ask for it.
+        let unknown = check("colour", &asks(), failing(&["chip"], &[])).unwrap_err();
+        assert!(unknown.to_string().contains("no rule"), "{unknown}");
+    }
+
+    #[test]
+    fn a_policy_that_nothing_satisfies_shows_nothing() {
+        let always = |policy: &Policy| {
+            let asked = policy.snp().vmpl > 0;
+            Ok(if asked { BTreeSet::from(["chip".to_owned()]) } else { BTreeSet::new() })
+        };
+        let error = check("chip-id", &asks(), always).unwrap_err();
+        assert!(error.to_string().contains("own value"), "{error}");
+        // What is refused without being asked needs no policy that asks.
+        assert!(check("chip-id", &[], failing(&[], &["chip"])).is_ok());
+    }
+}
