@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use casemate_host::{Exit, Host, HostConfig, control};
+use casemate_host::{Exit, Host, HostConfig, Paused, State, control};
 use clap::{Args, Subcommand};
 
 use crate::{Answer, service, table};
@@ -57,9 +57,16 @@ pub(crate) fn list(here: &Here) -> anyhow::Result<Answer> {
     let mut rows = Vec::new();
     for id in control::running(&state) {
         let status = service::block_on(control::status(&state, &id))??;
-        rows.push(vec![status.id, status.task, status.boundary.to_string(), status.backend]);
+        let state = match status.paused {
+            Some(Paused::Stop) => "stopped by the gateway",
+            Some(Paused::Lease) => "paused, no gateway",
+            None if status.state == State::Launched => "boots",
+            None => "runs",
+        };
+        let boundary = status.boundary.to_string();
+        rows.push(vec![status.id, status.task, state.to_owned(), boundary, status.backend]);
     }
-    table::print(&["MACHINE", "TASK", "BOUNDARY", "BACKEND"], rows.into_iter());
+    table::print(&["MACHINE", "TASK", "STATE", "BOUNDARY", "BACKEND"], rows.into_iter());
     Ok(Answer::Yes)
 }
 

@@ -91,12 +91,17 @@ fn specification(arguments: &Arguments) -> MachineSpec {
 
 async fn follow(host: &Host, spec: &MachineSpec, json: bool) -> anyhow::Result<Answer> {
     let machine = Machine::launch(host, spec).await?;
-    let mut told = 0;
+    let (mut told, mut paused) = (0, None);
     let mut states = machine.watch();
     tell(json, "running", running(&machine.status()));
     let exit = loop {
         let status = states.borrow_and_update().clone();
         told = tell_new(json, &status, told);
+        if status.paused != paused {
+            paused = status.paused;
+            let event = if paused.is_some() { "paused" } else { "resumed" };
+            tell(json, event, json!({"by": paused}));
+        }
         if status.state == State::Stopped {
             break machine.wait().await;
         }

@@ -17,7 +17,7 @@ pub(crate) enum Verb {
         admin: Admin,
         /// all, tenant:NAME, task:NAME or sandbox:URI.
         scope: String,
-        /// freeze, pause or destroy: what the log asks of hosts beside the gateway.
+        /// freeze: the gateway takes no calls; pause: its machines' CPUs stand too; destroy: they end.
         #[arg(long, default_value = "freeze")]
         level: String,
         /// Why; it goes into the log.

@@ -239,6 +239,131 @@ fn h_machine_without_the_required_gpu_is_refused() {
     nothing_left_running(&built);
 }
 
+#[test]
+#[ignore = "boots microVMs; `make e2e` runs it"]
+fn i_stops_and_the_dead_mans_lease_reach_the_machine() {
+    let built = built();
+    built.need_the_demos_image();
+    let world = World::start(&built, "stops");
+    world.answer_for_machines();
+    let script = "socket = \"/run/casemate/mcp.sock\"\n[[step]]\ndo = \"call\"\n\
+        tool = \"time.get_current_time\"\narguments = { timezone = \"UTC\" }\n\
+        times = 5000\npause_s = 0.2\n";
+    let image = world.image("/bin/casemate-agent", "casemate-agent", Some(script));
+    world.refer_to(&image);
+    let _verifier = world.serve("verifier");
+    let gateway = world.serve("gateway");
+    world.prepare();
+    let running = world.launch(&image);
+    world.calls_succeed();
+
+    // Frozen, the machine runs and its calls are refused; lifted, they go on.
+    world.stop("freeze");
+    world.until("a refusal", || world.console().contains("7103"));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!running.told().contains("\"paused\""), "{}", running.told());
+    world.lift();
+    world.calls_succeed();
+
+    let (asked, pid) = (Instant::now(), running.backend());
+    world.stop("pause");
+    running.until_told("\"by\":\"stop\"", 1);
+    println!("paused {:?} after the operator asked", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    // Longer than lease and grace: the gateway answers for it.
+    let used = cpu_ticks(pid);
+    std::thread::sleep(Duration::from_secs(10));
+    assert!(cpu_ticks(pid) - used < 20, "the vCPUs run: {} ticks", cpu_ticks(pid) - used);
+    world.lift();
+    running.until_told("\"event\":\"resumed\"", 1);
+    world.calls_succeed();
+
+    // Killed and started again within the grace.
+    drop(gateway);
+    let killed = Instant::now();
+    running.until_told("\"by\":\"lease\"", 1);
+    println!("paused {:?} after the gateway was killed", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
+    let gateway = world.serve("gateway");
+    running.until_told("\"event\":\"resumed\"", 2);
+    world.calls_succeed();
+
+    let asked = Instant::now();
+    world.stop("destroy");
+    let said = running.end();
+    println!("destroyed {:?} after the operator asked", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert!(said.contains("\"reason\":\"destroyed\""), "{said}");
+    world.lift();
+
+    // Killed for good: nobody answers for the second machine any more.
+    let running = world.launch(&image);
+    world.calls_succeed();
+    drop(gateway);
+    let killed = Instant::now();
+    let said = running.end();
+    println!("destroyed {:?} after the gateway was killed", killed.elapsed());
+    assert!((4..20).contains(&killed.elapsed().as_secs()), "{:?}", killed.elapsed());
+    assert!(said.contains("\"reason\":\"lease_over\""), "{said}");
+    nothing_left_running(&built);
+}
+
+/// Clock ticks that a process has used (Linux, proc_pid_stat(5): utime and stime).
+fn cpu_ticks(pid: u64) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+/// `casemate run` beside the test. It ends with it.
+struct Running {
+    child: std::process::Child,
+    output: PathBuf,
+    state: PathBuf,
+}
+
+impl Running {
+    fn told(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap()
+    }
+
+    fn until_told(&self, word: &str, times: usize) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.told().matches(word).count() < times {
+            assert!(Instant::now() < end, "{word} is not told: {}", self.told());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The process of the machine's backend.
+    fn backend(&self) -> u64 {
+        let of = |entry: &std::fs::DirEntry| {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let folder = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+            folder.starts_with(&self.state) && line.starts_with(b"qemu-system")
+        };
+        let found = std::fs::read_dir("/proc").unwrap().flatten().find(of).unwrap();
+        found.file_name().to_str().unwrap().parse().unwrap()
+    }
+
+    /// Waits for its end and returns what it told.
+    fn end(mut self) -> String {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "{}", self.told());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.told()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Services of this test's own, with the demo's configurations on new sockets.
 struct World<'a> {
     built: &'a Built,
@@ -303,9 +428,14 @@ impl<'a> World<'a> {
         out
     }
 
-    fn run(&self, image: &str) -> Output {
+    /// The verifier takes this image, from its next start on.
+    fn refer_to(&self, image: &str) {
         let reference = Path::new(image).join("reference.toml");
         std::fs::copy(reference, self.folder.join("verifier/reference.toml")).unwrap();
+    }
+
+    fn run(&self, image: &str) -> Output {
+        self.refer_to(image);
         let _services = [self.serve("verifier"), self.serve("gateway")];
         self.prepare();
         let host = self.path("host/host.toml");
@@ -318,13 +448,71 @@ impl<'a> World<'a> {
         output
     }
 
+    /// The gateway answers for machines, which live for four and four seconds without.
+    fn answer_for_machines(&self) {
+        let socket = self.socket("gateway-hosts");
+        let (gateway, host) =
+            (self.folder.join("gateway/gateway.toml"), self.folder.join("host/host.toml"));
+        let config = std::fs::read_to_string(&gateway).unwrap();
+        std::fs::write(gateway, format!("host_socket = {socket:?}\n{config}")).unwrap();
+        let config = std::fs::read_to_string(&host).unwrap();
+        let lease = format!("[lease]\nsocket = {socket:?}\nseconds = 4\ngrace_seconds = 4\n");
+        std::fs::write(host, format!("{config}\n{lease}")).unwrap();
+    }
+
+    fn launch(&self, image: &str) -> Running {
+        let (host, output) = (self.path("host/host.toml"), self.folder.join("run.jsonl"));
+        let run = ["run", "--config", &host, "--image", image, "--backend", "qemu"];
+        let task = ["--task", "plan-a-meeting", "--json", "--wall-seconds", "300"];
+        let log = std::fs::File::create(self.folder.join("run.log")).unwrap();
+        let mut command = Command::new(&self.built.casemate);
+        command.args(run).args(task).stdin(Stdio::null());
+        command.stdout(std::fs::File::create(&output).unwrap()).stderr(log);
+        let child = command.spawn().unwrap();
+        let running = Running { child, output, state: self.folder.join("host/state") };
+        running.until_told("\"event\":\"workload\"", 1);
+        running
+    }
+
+    fn until(&self, what: &str, done: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !done() {
+            assert!(Instant::now() < end, "{what} does not come: {}", self.console());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits for three more calls that the gateway decided.
+    fn calls_succeed(&self) {
+        let count = || self.console().matches("dev.casemate/receipt").count();
+        let before = count();
+        self.until("a call", || count() >= before + 3);
+    }
+
+    fn stop(&self, level: &str) {
+        self.command(&["now", "task:plan-a-meeting", "--level", level]);
+    }
+
+    fn lift(&self) {
+        self.command(&["lift", "task:plan-a-meeting"]);
+    }
+
+    fn command(&self, arguments: &[&str]) {
+        let admin = self.socket("gateway-admin");
+        let more = ["--admin", &admin, "--reason", "test"];
+        let output = self.built.run(&[&["stop"], arguments, &more].concat());
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
     fn serve(&self, party: &str) -> Service {
         let config = self.path(&format!("{party}/{party}.toml"));
         let log = std::fs::File::create(self.folder.join(format!("{party}.log"))).unwrap();
         let mut command = Command::new(&self.built.casemate);
         let arguments = [party, "serve", "--config", &config];
-        let child = command.args(arguments).stdin(Stdio::null()).stderr(log).spawn().unwrap();
         let admin = self.sockets.path().join(format!("{party}-admin"));
+        // What one that was killed has left.
+        let _ = std::fs::remove_file(&admin);
+        let child = command.args(arguments).stdin(Stdio::null()).stderr(log).spawn().unwrap();
         let end = Instant::now() + Duration::from_secs(60);
         while !admin.exists() {
             assert!(Instant::now() < end, "{party} does not start");

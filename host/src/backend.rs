@@ -205,10 +205,29 @@ impl Link {
         }
     }
 
-    /// Says that the owner still watches, where the backend keeps a lease.
-    pub(crate) async fn renew(&mut self) {
+    /// Says that the owner watches for so long, where the backend keeps a lease.
+    pub(crate) async fn renew(&mut self, length: Duration) {
         if let Self::Vmm(monitor) = self {
-            monitor.renew().await;
+            monitor.renew(length).await;
+        }
+    }
+
+    /// Stops the CPUs; they stand when this returns.
+    pub(crate) async fn pause(&mut self) -> Result<(), String> {
+        match self {
+            Self::Qemu(qmp) => qmp.pause().await.map_err(|error| error.to_string()),
+            Self::Vmm(monitor) => monitor.pause().await,
+        }
+    }
+
+    /// Lets the CPUs go on, with a lease of this length.
+    pub(crate) async fn resume(&mut self, length: Duration) -> Result<(), String> {
+        match self {
+            Self::Qemu(qmp) => qmp.resume().await.map_err(|error| error.to_string()),
+            Self::Vmm(monitor) => {
+                monitor.renew(length).await;
+                monitor.run().await.map_err(|error| error.to_string())
+            }
         }
     }
 

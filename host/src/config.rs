@@ -29,6 +29,9 @@ pub struct HostConfig {
     /// The control group (cgroup v2) below which each machine's process gets one of its own.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
+    /// The gateway that answers for machines; without one they live while this program does.
+    #[serde(default)]
+    pub lease: Option<LeaseConfig>,
     /// The most that one machine may be given.
     #[serde(default)]
     pub limits: Limits,
@@ -42,6 +45,28 @@ pub struct Services {
     pub verifier: Option<Address>,
     /// The gateway; without it the guest is refused the service.
     pub gateway: Option<Address>,
+}
+
+/// The dead man's lease (docs/formats/host-lease.md).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseConfig {
+    /// The gateway's `host_socket`.
+    pub socket: PathBuf,
+    /// A machine is paused when there was no answer for this long.
+    #[serde(default = "default_lease")]
+    pub seconds: u64,
+    /// And destroyed when there is none for this long after that.
+    #[serde(default = "default_grace")]
+    pub grace_seconds: u64,
+}
+
+fn default_lease() -> u64 {
+    10
+}
+
+fn default_grace() -> u64 {
+    60
 }
 
 /// The backend `vmm`.
@@ -186,7 +211,26 @@ impl HostConfig {
                 actual: parent.display().to_string(),
             });
         }
+        config.lease.as_ref().map_or(Ok(()), LeaseConfig::check)?;
         Ok(config)
+    }
+}
+
+impl LeaseConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let field = |field, expected, actual| Err(ConfigError::Field { field, expected, actual });
+        // The address of a unix socket holds no more (Linux, unix(7)).
+        if !self.socket.is_absolute() || self.socket.as_os_str().len() > 107 {
+            let expected = "an absolute path of at most 107 bytes";
+            return field("lease.socket", expected, self.socket.display().to_string());
+        }
+        if !(1..=600).contains(&self.seconds) {
+            return field("lease.seconds", "1 to 600", self.seconds.to_string());
+        }
+        if !(1..=3600).contains(&self.grace_seconds) {
+            return field("lease.grace_seconds", "1 to 3600", self.grace_seconds.to_string());
+        }
+        Ok(())
     }
 }
 
@@ -258,6 +302,10 @@ mod tests {
             ("[services]\nverifier = \"http://a\"", "tcp:HOST:PORT"),
             ("[services]\nverifier = \"tcp:a:0\"", "tcp:HOST:PORT"),
             ("[limits]\nvcpu = 1", "vcpu"),
+            ("[lease]\nsocket = \"hosts.sock\"", "lease.socket"),
+            ("[lease]\nsocket = \"/s\"\nseconds = 0", "lease.seconds"),
+            ("[lease]\nsocket = \"/s\"\ngrace_seconds = 0", "lease.grace_seconds"),
+            ("[lease]\nseconds = 10", "socket"),
         ] {
             let text = format!("name = \"h1\"\nstate = \"/s\"\n{line}\n");
             let error = HostConfig::from_toml(&text).unwrap_err().to_string();

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aws_lc_rs::rand;
 use casemate_attestation::UnixTime;
@@ -19,8 +20,11 @@ use tokio::sync::{Notify, RwLock, watch};
 
 use crate::backend::{self, CONSOLE, Chosen, Facts, Started, failed};
 use crate::cgroup::Cgroup;
-use crate::config::{GpuModelConfig, HostConfig, ModelDevices, ModelProduct, PspModelConfig};
+use crate::config::{
+    GpuModelConfig, HostConfig, LeaseConfig, ModelDevices, ModelProduct, PspModelConfig,
+};
 use crate::key::{HostKey, KeyError};
+use crate::lease::{Lease, Terms, Who};
 use crate::machine::{Exit, Machine, MachineSpec, Shared, State, Status};
 use crate::service::{Context, Psp, now};
 use crate::supervise::Supervisor;
@@ -169,6 +173,7 @@ impl Machine {
         let status = Status {
             id: hex::encode(id),
             state: State::Launched,
+            paused: None,
             exit: None,
             task: spec.task.clone(),
             epoch: spec.epoch.unwrap_or_else(|| now().0),
@@ -210,6 +215,7 @@ impl Machine {
             cgroup: started.cgroup,
             boot: spec.boot,
             wall: spec.wall,
+            lease: host.config.lease.as_ref().map(|lease| lease_of(lease, &context)),
             context: Arc::new(context),
         };
         tokio::spawn(supervisor.run());
@@ -244,6 +250,20 @@ fn measured(model: &Arc<PspModel>, image: &Image, spec: &MachineSpec) -> Result<
     let measurement = image.files().snp_measurement(spec.vcpus);
     let measurement = measurement.map_err(casemate_image::BuildError::from)?;
     Ok(Psp { model: Arc::clone(model), measurement })
+}
+
+/// Has the gateway asked for the machine from now on.
+fn lease_of(config: &LeaseConfig, context: &Context) -> Lease {
+    let terms = Terms {
+        length: Duration::from_secs(config.seconds),
+        grace: Duration::from_secs(config.grace_seconds),
+    };
+    let who = Who {
+        host: context.host.clone(),
+        machine: hex::encode(context.shared.id),
+        task: context.shared.status.borrow().task.clone(),
+    };
+    Lease::start(config.socket.clone(), terms, who)
 }
 
 /// Waits for the guest's first words.

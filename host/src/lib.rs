@@ -25,7 +25,8 @@
 //!
 //! *Invariant*: what is measured is what the backend reads (sealed memory files).
 //! *Invariant*: a machine dies with this process, with its [`Machine`], at its
-//! wall time, and when its guest lets go of the wire.
+//! wall time, when its guest lets go of the wire, and, where a gateway answers
+//! for it (`lease.rs`), some time after the last answer.
 //! *Invariant*: `unsafe` exists in kvm/sys.rs alone.
 
 mod backend;
@@ -37,6 +38,7 @@ mod doctor;
 mod key;
 mod kvm;
 mod launch;
+mod lease;
 mod machine;
 mod qemu;
 mod qmp;
@@ -49,11 +51,13 @@ mod vmm;
 
 pub use backend::Backend;
 pub use config::{
-    Address, ConfigError, GpuModelConfig, HostConfig, Limits, ModelDevices, ModelProduct,
-    PspModelConfig, Services, VmmConfig,
+    Address, ConfigError, GpuModelConfig, HostConfig, LeaseConfig, Limits, ModelDevices,
+    ModelProduct, PspModelConfig, Services, VmmConfig,
 };
 pub use doctor::{Class, Doctor, Fact, Gpu, doctor};
 pub use key::{HostKey, KeyError};
 pub use kvm::{KvmUnusable, probe as probe_kvm};
 pub use launch::{Host, LaunchError, OpenError};
-pub use machine::{Accelerator, Event, Exit, Machine, MachineSpec, State, Status, WorkloadExit};
+pub use machine::{
+    Accelerator, Event, Exit, Machine, MachineSpec, Paused, State, Status, WorkloadExit,
+};

@@ -90,6 +90,13 @@ pub enum Exit {
     },
     /// Somebody asked for its end.
     Killed,
+    /// The gateway's operator had it destroyed.
+    Destroyed,
+    /// No gateway answered for it: it was paused, and then destroyed.
+    LeaseOver {
+        /// How long there was no answer.
+        seconds: u64,
+    },
     /// The guest let go of the wire and did not power off.
     WireLost,
     /// The backend ended by itself.
@@ -99,6 +106,16 @@ pub enum Exit {
         /// Its last words.
         said: String,
     },
+}
+
+/// Why the CPUs of a machine stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Paused {
+    /// The gateway's operator has stopped it.
+    Stop,
+    /// No gateway answers for it.
+    Lease,
 }
 
 /// How the workload ended, in the guest's words.
@@ -118,6 +135,9 @@ pub struct Status {
     pub id: String,
     /// Where it is in its life.
     pub state: State,
+    /// Why its CPUs stand, while they do.
+    #[serde(default)]
+    pub paused: Option<Paused>,
     /// Why it is over, once it is.
     pub exit: Option<Exit>,
     /// The task it is for.
@@ -284,6 +304,10 @@ impl std::fmt::Display for Exit {
             }
             Self::WallTime { seconds } => write!(f, "its time of {seconds} s was up"),
             Self::Killed => f.write_str("killed"),
+            Self::Destroyed => f.write_str("destroyed by the gateway's operator"),
+            Self::LeaseOver { seconds } => {
+                write!(f, "destroyed after {seconds} s without an answer of the gateway for it")
+            }
             Self::WireLost => f.write_str("the guest let go of the wire without powering off"),
             Self::BackendFailed { status, said } => {
                 write!(f, "the backend ended ({status}): {said}")

@@ -67,6 +67,16 @@ impl Qmp {
         Ok(Facts { version, kvm, network_devices, vcpus })
     }
 
+    /// Stops the CPUs: the answer says that they stand (QEMU, QMP reference, `stop`).
+    pub(crate) async fn pause(&mut self) -> Result<(), QmpError> {
+        self.execute("stop").await.map(drop)
+    }
+
+    /// Lets the CPUs go on (QEMU, QMP reference, `cont`).
+    pub(crate) async fn resume(&mut self) -> Result<(), QmpError> {
+        self.execute("cont").await.map(drop)
+    }
+
     /// Reads events to the connection's end; returns why the guest shut down,
     /// in QMP's words (`guest-shutdown`, `guest-reset`, …), if it did.
     pub(crate) async fn shutdown_reason(mut self) -> Option<String> {

@@ -15,9 +15,10 @@ use crate::backend::{Link, Over, said};
 use crate::cgroup::Cgroup;
 use crate::console::Console;
 use crate::control;
-use crate::machine::{Exit, Shared, State};
+use crate::lease::{Fate, Lease};
+use crate::machine::{Exit, Paused, Shared, State};
 use crate::service::Context;
-use crate::vmm::RENEW_EVERY;
+use crate::vmm::{LEASE, RENEW_EVERY};
 
 /// A machine's process and everything tied to it.
 pub(crate) struct Supervisor {
@@ -29,6 +30,8 @@ pub(crate) struct Supervisor {
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) boot: Duration,
     pub(crate) wall: Duration,
+    /// The gateway's word for this machine, where one answers for machines.
+    pub(crate) lease: Option<Lease>,
     pub(crate) context: Arc<Context>,
 }
 
@@ -74,6 +77,8 @@ impl Supervisor {
         let mut wall_left = pin!(sleep_until(started + self.wall));
         let mut renewal = interval(RENEW_EVERY);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lease = self.lease.take();
+        let mut stands = None;
         loop {
             tokio::select! {
                 biased;
@@ -82,10 +87,24 @@ impl Supervisor {
                 () = &mut wall_left => {
                     return End::Decided(Exit::WallTime { seconds: self.wall.as_secs() });
                 }
-                () = &mut boot_left, if !booted => return End::Decided(self.never_booted()),
-                _ = renewal.tick() => {
-                    if unless_killed(&shared.kill, self.link.renew()).await.is_none() {
+                () = &mut boot_left, if !booted && stands.is_none() => return End::Decided(self.never_booted()),
+                _ = renewal.tick(), if lease.is_none() => {
+                    if unless_killed(&shared.kill, self.link.renew(LEASE)).await.is_none() {
                         return End::Decided(Exit::Killed);
+                    }
+                }
+                fate = next_fate(&mut lease) => {
+                    match unless_killed(&shared.kill, self.obey(fate, shared)).await {
+                        None => return End::Decided(Exit::Killed),
+                        Some(Err(exit)) => return End::Decided(exit),
+                        Some(Ok(paused)) => {
+                            // A guest that stands is not late.
+                            if let (Some(since), None) = (stands, paused) {
+                                let later = boot_left.deadline() + Instant::elapsed(&since);
+                                boot_left.as_mut().reset(later);
+                            }
+                            stands = paused.and(stands.or_else(|| Some(Instant::now())));
+                        }
                     }
                 }
                 Some(_) = streams.join_next() => {}
@@ -99,6 +118,31 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// Does to the machine what its lease says. A machine that cannot be paused
+    /// or resumed ends.
+    async fn obey(&mut self, fate: Fate, shared: &Shared) -> Result<Option<Paused>, Exit> {
+        let before = shared.status.borrow().paused;
+        let (paused, left) = match fate {
+            Fate::Ends(exit) => return Err(exit),
+            Fate::Stands(why, left) => (Some(why), left),
+            Fate::Runs(left) => (None, left),
+        };
+        let done = match (before, paused) {
+            (None, Some(_)) => self.link.pause().await,
+            (Some(_), None) => self.link.resume(left).await,
+            _ => Ok(()),
+        };
+        done.map_err(|reason| Exit::BackendFailed { status: "destroyed".into(), said: reason })?;
+        if !left.is_zero() {
+            self.link.renew(left).await;
+        }
+        if before != paused {
+            tracing::info!(machine = %hex::encode(shared.id), ?paused, "its CPUs stand, or run");
+            shared.status.send_modify(|status| status.paused = paused);
+        }
+        Ok(paused)
     }
 
     /// A guest that powers off takes the wire along; one that lives on without is stopped.
@@ -134,6 +178,14 @@ impl Supervisor {
     }
 }
 
+/// What the lease says next; without one, nothing ever.
+async fn next_fate(lease: &mut Option<Lease>) -> Fate {
+    match lease {
+        Some(lease) => lease.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What `work` comes to, or nothing when the kill came first: a kill does not
 /// wait for a monitor that does not answer.
 async fn unless_killed<T>(kill: &Notify, work: impl Future<Output = T>) -> Option<T> {
@@ -165,6 +217,10 @@ fn last_panic(lines: Vec<String>) -> Vec<String> {
 
 const CONSOLE_LINES: usize = 20;
 const POWER_OFF: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+#[path = "supervise_tests.rs"]
+mod lease_tests;
 
 #[cfg(test)]
 mod tests {

@@ -112,13 +112,22 @@ fn specification(
         vsock: None,
         disks: Vec::new(),
         devices: Vec::new(),
-        lease: Some(LeaseSpec { seconds: LEASE.as_secs(), grace_seconds: GRACE.as_secs() }),
+        lease: Some(lease(given.config)),
         // We end it at its time; if we cannot, the monitor does.
         limits: LimitSpec {
             wall_seconds: Some(spec.wall.as_secs().saturating_add(GRACE.as_secs())),
             cpu_seconds: None,
         },
         jail: jail(given.folder)?,
+    })
+}
+
+/// The monitor's own lease: the gateway's where one answers for machines.
+fn lease(config: &HostConfig) -> LeaseSpec {
+    let own = LeaseSpec { seconds: LEASE.as_secs(), grace_seconds: GRACE.as_secs() };
+    config.lease.as_ref().map_or(own, |lease| LeaseSpec {
+        seconds: lease.seconds,
+        grace_seconds: lease.grace_seconds,
     })
 }
 
@@ -180,9 +189,19 @@ impl Monitor {
         }
     }
 
+    /// Stops the CPUs: the answer says that they stand.
+    pub(crate) async fn pause(&mut self) -> Result<(), String> {
+        let status = self.ask(r#"{"op":"pause"}"#).await?;
+        match status.state.as_str() {
+            "paused" | "lease-expired" => Ok(()),
+            other => Err(format!("pause: expected paused, got {other}")),
+        }
+    }
+
     /// Renews the lease. What does not succeed shows in the machine's end.
-    pub(crate) async fn renew(&mut self) {
-        let request = format!(r#"{{"op":"renew","seconds":{}}}"#, LEASE.as_secs());
+    pub(crate) async fn renew(&mut self, length: Duration) {
+        let seconds = length.as_millis().div_ceil(1000);
+        let request = format!(r#"{{"op":"renew","seconds":{seconds}}}"#);
         if let Err(error) = self.ask(&request).await {
             tracing::warn!(%error, "lease not renewed");
         }
@@ -255,7 +274,7 @@ const NAME: &str = "casemate-vmm";
 pub(crate) const CONTROL_SOCKET: &str = "vmm.sock";
 const JAIL: &str = "jail";
 /// Without a renewal the CPUs stand after this, and the machine ends after the grace.
-const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(10);
 /// How often an owner that lives renews.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(10);

@@ -31,6 +31,8 @@ pub(crate) struct Warden {
     control: Option<Control>,
     ended: EventFd,
     state: State,
+    /// What the state becomes again when an expired lease is renewed.
+    before: State,
     /// What to answer to `built`, and the memory whose private part a status tells.
     pub(crate) made: Option<(Built, Memory)>,
 }
@@ -101,6 +103,7 @@ impl Warden {
             control,
             ended,
             state: State::Created,
+            before: State::Created,
             made: None,
         })
     }
@@ -191,8 +194,11 @@ impl Warden {
     }
 
     fn pause(&mut self) -> Option<&'static str> {
-        if self.state == State::Running {
-            self.set(State::Paused);
+        match self.state {
+            State::Running => self.set(State::Paused),
+            // A renewal alone does not undo what was asked.
+            State::Expired => self.before = State::Paused,
+            State::Created | State::Paused => {}
         }
         None
     }
@@ -202,7 +208,7 @@ impl Warden {
             return Some("this machine has no lease");
         }
         if self.state == State::Expired {
-            self.set(State::Running);
+            self.set(self.before);
         }
         None
     }
@@ -223,7 +229,10 @@ impl Warden {
         match self.leash.verdict(self.started.elapsed(), cpu_time()) {
             Verdict::Run => {}
             Verdict::Pause if self.state == State::Expired => {}
-            Verdict::Pause => self.set(State::Expired),
+            Verdict::Pause => {
+                self.before = self.state;
+                self.set(State::Expired);
+            }
             Verdict::End(exit) => self.gate.end(exit),
         }
     }

@@ -1,0 +1,194 @@
+//! A supervisor with a stand-in for QEMU and a gateway that is killed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Mutex;
+
+use casemate_attestation::boundary::{Boundary, Properties};
+use casemate_attestation::host_claim::LaunchDigests;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixListener;
+use tokio::process::Command;
+use tokio::sync::{RwLock, watch};
+
+use super::*;
+use crate::key::HostKey;
+use crate::lease::{Terms, Who};
+use crate::machine::Status;
+use crate::qmp::Qmp;
+
+const LENGTH: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Answers QMP as QEMU does, and notes what it was told. Refuses `refused`.
+async fn qemu(stream: UnixStream, told: Arc<Mutex<Vec<String>>>, refused: &'static str) {
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader).lines();
+    writer.write_all(b"{\"QMP\":{}}\n").await.unwrap();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let command = line["execute"].as_str().unwrap().to_owned();
+        let event = json!({"event": command.to_uppercase()});
+        let answer = if command == refused { json!({"error": {}}) } else { json!({"return": {}}) };
+        told.lock().unwrap().push(command);
+        let _ = writer.write_all(format!("{event}\n{answer}\n").as_bytes()).await;
+    }
+}
+
+/// A gateway that says for each question what `stop` holds.
+fn gateway(folder: &Path, stop: watch::Receiver<Value>) -> tokio::task::JoinHandle<()> {
+    let path = folder.join("hosts.sock");
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(path).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (reader, mut writer) = stream.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let line: Value = serde_json::from_str(&line).unwrap();
+                assert_eq!((&line["host"], &line["task"]), (&json!("h"), &json!("t")));
+                let stop = stop.borrow().clone();
+                let answer = json!({"beat": line["beat"], "stop": stop, "sandboxes": []});
+                let _ = writer.write_all(format!("{answer}\n").as_bytes()).await;
+            }
+        }
+    })
+}
+
+struct Case {
+    shared: Arc<Shared>,
+    told: Arc<Mutex<Vec<String>>>,
+    pid: u32,
+    _wire: UnixStream,
+}
+
+fn status() -> Status {
+    Status {
+        id: "00".repeat(16),
+        state: State::Launched,
+        paused: None,
+        exit: None,
+        task: "t".into(),
+        epoch: 1,
+        boundary: Boundary::MicroVm,
+        properties: Properties::default(),
+        backend: String::new(),
+        pid: 0,
+        booted_ms: None,
+        events: Vec::new(),
+        events_total: 0,
+        console: "console.log".into(),
+    }
+}
+
+/// A machine that would go on for a minute, under supervision.
+async fn supervised(folder: &Path, boot: Duration, refused: &'static str) -> Case {
+    let shared = Arc::new(Shared {
+        id: [0; 16],
+        folder: folder.to_owned(),
+        digests: LaunchDigests { kernel: [0; 32], initrd: [0; 32], cmdline: [0; 32] },
+        started: std::time::Instant::now(),
+        workload: Mutex::new(None),
+        status: watch::Sender::new(status()),
+        kill: Notify::new(),
+        over: watch::Sender::new(false),
+        answering: RwLock::new(()),
+    });
+    let context = Context {
+        host: "h".into(),
+        key: Arc::new(HostKey::open(folder).unwrap()),
+        services: crate::config::Services::default(),
+        psp: None,
+        gpu: None,
+        shared: Arc::clone(&shared),
+    };
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    tokio::spawn(qemu(theirs, Arc::clone(&told), refused));
+    let (wire, guest) = UnixStream::pair().unwrap();
+    let child = Command::new("sleep").arg("60").kill_on_drop(true).spawn().unwrap();
+    let pid = child.id().unwrap();
+    let who = Who { host: "h".into(), machine: "00".repeat(16), task: "t".into() };
+    let terms = Terms { length: LENGTH, grace: GRACE };
+    let supervisor = Supervisor {
+        child,
+        link: Link::Qemu(Qmp::start(ours).await.unwrap()),
+        wire,
+        console: Console::default(),
+        stderr: Console::default(),
+        cgroup: None,
+        boot,
+        wall: Duration::from_secs(60),
+        lease: Some(Lease::start(folder.join("hosts.sock"), terms, who)),
+        context: Arc::new(context),
+    };
+    tokio::spawn(supervisor.run());
+    Case { shared, told, pid, _wire: guest }
+}
+
+impl Case {
+    /// Waits until the machine is paused so; returns how long that took.
+    async fn until(&self, paused: Option<Paused>) -> Duration {
+        let start = Instant::now();
+        let mut status = self.shared.status.subscribe();
+        let waiting = status.wait_for(|status| status.paused == paused);
+        assert!(timeout(Duration::from_secs(10), waiting).await.unwrap().is_ok());
+        start.elapsed()
+    }
+
+    async fn exit(&self) -> Exit {
+        let exit = timeout(Duration::from_secs(10), self.shared.wait()).await.unwrap();
+        assert!(!Path::new("/proc").join(self.pid.to_string()).exists());
+        exit
+    }
+
+    fn told(&self) -> BTreeSet<String> {
+        self.told.lock().unwrap().iter().cloned().collect()
+    }
+}
+
+#[tokio::test]
+async fn a_machine_whose_gateway_is_killed_is_paused_and_then_destroyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_stop, stops) = watch::channel(Value::Null);
+    let serving = gateway(folder.path(), stops);
+    let case = supervised(folder.path(), Duration::from_secs(60), "").await;
+    tokio::time::sleep(LENGTH * 3).await;
+    assert!(!case.told().contains("stop"), "it runs while the gateway answers");
+    serving.abort();
+    let paused = case.until(Some(Paused::Lease)).await;
+    assert!(case.told().contains("stop"));
+    let start = Instant::now();
+    assert!(matches!(case.exit().await, Exit::LeaseOver { .. }));
+    println!("paused {paused:?} after the gateway's end, destroyed {:?} later", start.elapsed());
+    assert!(paused < LENGTH * 2, "{paused:?}");
+    assert!(start.elapsed() > GRACE / 2, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_pause_is_lifted_and_a_destroy_is_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stop, stops) = watch::channel(Value::Null);
+    let _serving = gateway(folder.path(), stops);
+    // A guest that stands is not late: it would have to speak before the lift.
+    let case = supervised(folder.path(), LENGTH * 3, "").await;
+    stop.send_replace("pause".into());
+    case.until(Some(Paused::Stop)).await;
+    tokio::time::sleep(LENGTH * 4).await;
+    assert!(!case.told().contains("cont"));
+    stop.send_replace(Value::Null);
+    case.until(None).await;
+    assert!(case.told().contains("cont"));
+    stop.send_replace("destroy".into());
+    assert_eq!(case.exit().await, Exit::Destroyed);
+}
+
+#[tokio::test]
+async fn a_machine_that_cannot_be_paused_is_destroyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = supervised(folder.path(), Duration::from_secs(60), "stop").await;
+    let exit = case.exit().await;
+    let Exit::BackendFailed { said, .. } = &exit else { panic!("{exit}") };
+    assert!(said.contains("QMP, stop"), "{said}");
+}
