@@ -51,6 +51,14 @@ fn snp(change: impl FnOnce(&mut ReportFields)) -> EvidenceItem {
     signed(&bench().model, change)
 }
 
+/// A report with a list, number 7, beside it.
+fn listed() -> EvidenceItem {
+    let mut item = snp(|_| {});
+    let list = bench().model.crl(&[], START, UnixTime(NOW.0 + 10)).unwrap();
+    item.endorsements.push((EndorsementKind::Crl, list));
+    item
+}
+
 /// A report under a provider's key.
 fn vlek() -> EvidenceItem {
     signed(&bench().vlek, |f| f.chip_id = [0; 64])
@@ -179,6 +187,7 @@ fn cases() -> Vec<Case> {
         ("snp.csp", s(&both_lists()), vec![vlek()]),
         ("snp.platform-smt", s("allow_platform_smt = false"), vec![snp(|f| f.platform_info |= 1)]),
         ("snp.crl-age", s("max_crl_age_days = 3650"), vec![snp(|_| {})]),
+        ("snp.crl", s("min_crl_number = \"0x010000000000000000\""), vec![listed()]),
         ("evidence.bound", s(""), vec![snp(|f| f.report_data[63] ^= 1)]),
         ("snp.report-data", s(""), vec![snp(|f| f.report_data[63] ^= 1), host(|_| {})]),
         ("snp.measurement", s(""), vec![snp(|f| f.measurement[0] ^= 1)]),

@@ -399,3 +399,22 @@ fn anchors_that_remember_refuse_the_same() {
         }
     });
 }
+
+/// Numbers of 20 octets are read whole (RFC 5280 5.2.3), longer ones not at all.
+#[test]
+fn numbers_of_lists_may_have_twenty_octets() {
+    let bench = bench();
+    let numbered = |octets: &[u8]| {
+        let list = bench.vcek.numbered_crl(octets, &[], START, UnixTime(NOW.0 + 10)).unwrap();
+        let evidence = Evidence { items: vec![with_crl(&list)] };
+        verify(&evidence, &bench.anchors, &Endorsements::default(), NOW)
+            .map(|claims| claims.snp().unwrap().crl.unwrap().number.unwrap().to_string())
+            .map_err(|error| error.reason)
+    };
+    assert_eq!(numbered(&[7]), Ok("7".to_owned()));
+    assert_eq!(numbered(&[0xff; 8]), Ok(u64::MAX.to_string()));
+    let mut large = [0; 20];
+    large[0] = 0x40;
+    assert_eq!(numbered(&large), Ok(format!("0x40{}", "00".repeat(19))));
+    assert_eq!(numbered(&[0x40; 21]), Err(Reason::CrlMalformed));
+}

@@ -105,6 +105,18 @@ pub(crate) struct Snp {
 }
 
 pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
+    let json = match verb {
+        Verb::Image { json, .. } | Verb::Tdx { json, .. } => *json,
+        Verb::Snp(arguments) => arguments.json,
+        Verb::Rtmr(arguments) => arguments.json,
+    };
+    match measure(verb) {
+        Err(error) if json => Ok(crate::verify::unknown(&error)),
+        outcome => outcome,
+    }
+}
+
+fn measure(verb: &Verb) -> anyhow::Result<Answer> {
     match verb {
         Verb::Image { folder, vcpus, json } => {
             let digest = Image::read(folder)?.files().snp_measurement(*vcpus)?;

@@ -68,6 +68,8 @@ fn a_register_is_replayed_from_digests() {
     let (code, said) = as_json(&["rtmr", "--digests", &list]);
     let wanted = extend(&extend(&[0; 48], &first), &second);
     assert_eq!((code, &said["rtmrs"]), (0, &json!([hex::encode(wanted)])), "{said}");
+    let (code, said) = as_json(&["rtmr", "--log", "/nowhere"]);
+    assert_eq!((code, &said["code"]), (2, &json!("input")), "{said}");
     assert_eq!(run(&["rtmr"]).0, 2);
     assert_eq!(run(&["rtmr", "--digests", "00"]).0, 2);
 }

@@ -23,6 +23,7 @@ use clap::Args;
 
 use crate::Answer;
 use gather::Gathered;
+pub(crate) use print::unknown;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -62,10 +63,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
     match judge(arguments) {
-        Err(error) if arguments.json => {
-            eprintln!("casemate: {error:#}");
-            Ok(print::unknown(&error))
-        }
+        Err(error) if arguments.json => Ok(unknown(&error)),
         outcome => outcome,
     }
 }

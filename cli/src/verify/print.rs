@@ -51,8 +51,9 @@ pub(crate) fn not_verified(error: &VerifyError, as_json: bool) -> Answer {
     refusal_with(answer, error.reason.code(), &error.to_string(), as_json)
 }
 
-/// What could not even be read, as JSON.
+/// What could not even be read, as JSON; for people it goes where errors go.
 pub(crate) fn unknown(error: &anyhow::Error) -> Answer {
+    eprintln!("casemate: {error:#}");
     let (answer, reason) = (Answer::Unknown, format!("{error:#}"));
     let name = answer.name();
     println!("{}", json!({"version": 1, "answer": name, "code": "input", "reason": reason}));

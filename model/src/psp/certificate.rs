@@ -157,9 +157,10 @@ impl SubjectKey {
     }
 }
 
-/// A revocation list signed by `issuer`.
+/// A revocation list signed by `issuer`. `number` has its octets, high first.
 pub(super) fn crl(
     issuer: &Issuer<'_>,
+    number: &[u8],
     revoked: &[&[u8]],
     this_update: UnixTime,
     next_update: UnixTime,
@@ -170,7 +171,7 @@ pub(super) fn crl(
         .flat_map(|serial| der::sequence(&[&der::integer(serial), &der::time(this_update.0)]))
         .collect();
     let entries = if entries.is_empty() { vec![] } else { der::element(0x30, &entries) };
-    let number = der::sequence(&[&der::oid("2.5.29.20"), &der::octets(&der::small_integer(7))]);
+    let number = der::sequence(&[&der::oid("2.5.29.20"), &der::octets(&der::integer(number))]);
     let tbs = der::sequence(&[
         &der::small_integer(1),
         &algorithm,

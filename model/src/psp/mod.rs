@@ -213,8 +213,20 @@ impl PspModel {
         this_update: UnixTime,
         next_update: UnixTime,
     ) -> Result<Vec<u8>, ModelError> {
+        self.numbered_crl(&[7], revoked, this_update, next_update)
+    }
+
+    /// As [`Self::crl`], with the octets of its number, high first.
+    pub fn numbered_crl(
+        &self,
+        number: &[u8],
+        revoked: &[&[u8]],
+        this_update: UnixTime,
+        next_update: UnixTime,
+    ) -> Result<Vec<u8>, ModelError> {
         let name = format!("ARK-{}", self.config.product);
-        certificate::crl(&Issuer { name: &name, key: &self.ark }, revoked, this_update, next_update)
+        let issuer = Issuer { name: &name, key: &self.ark };
+        certificate::crl(&issuer, number, revoked, this_update, next_update)
     }
 }
 
