@@ -74,6 +74,40 @@ async fn a_server_that_fails_inside_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_a_mistake_is_told_by_status_or_body() {
+    let server = web::start().await;
+    let mut house = House::new();
+    std::fs::write(house.directory.join("root.pem"), &server.root).unwrap();
+    house.controls.push_str("errors = 1000\n");
+    let tools = ["reject", "nothing", "busy"];
+    let tables = tools.map(|name| format!("[[upstream.tool]]\nname = {name:?}\nrisk = \"low\"\n"));
+    house.upstreams = format!(
+        "[[upstream]]\nname = \"far\"\n[upstream.remote]\n\
+         url = \"https://localhost:{}/hand\"\nroots = \"root.pem\"\n\
+         networks = [\"127.0.0.0/8\", \"::1/128\"]\n{}",
+        server.port,
+        tables.concat()
+    );
+    let names = ["far.reject", "far.nothing", "far.busy"];
+    let (_scene, mut port) = Scene::with_in(house, grant(&names, 50)).await;
+    for _ in 0..6 {
+        let result = port.call("far.reject", json!({})).await.unwrap();
+        assert_eq!(code(&result), "refused", "{result}");
+        assert!(text_of(&result).contains("no such account"), "{result}");
+        let result = port.call("far.nothing", json!({})).await.unwrap();
+        assert_eq!(code(&result), "refused", "{result}");
+        assert!(text_of(&result).contains("422"), "{result}");
+    }
+    // One that is busy does not answer.
+    for at in 0..5 {
+        let result = port.call("far.busy", json!({ "at": at })).await.unwrap();
+        assert_eq!(code(&result), "upstream_error", "{result}");
+    }
+    let result = port.call("far.busy", json!({"at": 5})).await.unwrap();
+    assert_eq!(code(&result), "breaker_open", "{result}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_https_server_that_fails_inside_is_left_alone() {
     let server = web::start().await;
     let mut house = House::new();

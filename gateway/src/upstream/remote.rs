@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use rmcp::model::{ClientJsonRpcMessage, ClientRequest, ErrorData, ServerJsonRpcMessage};
+use rmcp::model::{ClientJsonRpcMessage, ErrorData, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_client::{
     HttpStatusError, SseError, StreamableHttpClient, StreamableHttpError,
     StreamableHttpPostResponse,
@@ -70,7 +70,7 @@ impl StreamableHttpClient for Remote {
             return Err(StreamableHttpError::SessionExpired);
         }
         if !status.is_success() {
-            return refused(&message, session.is_some(), answer).await;
+            return refused(&message, answer).await;
         }
         self.read(answer, matches!(message, ClientJsonRpcMessage::Request(_))).await
     }
@@ -187,20 +187,25 @@ impl Remote {
     }
 }
 
-/// An answer that is not a success. A server of the older era refuses the
-/// probe of the newer one like this; everything else is an error.
+/// Statuses that say nothing of the request: who asks, how often, how slowly.
+const NOT_OF_THE_REQUEST: [StatusCode; 4] = [
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+    StatusCode::REQUEST_TIMEOUT,
+    StatusCode::TOO_MANY_REQUESTS,
+];
+
+/// An answer that is not a success. One that refuses the request is a JSON-RPC
+/// error, whether its body says so or not: that is how a server of the older
+/// era refuses the probe of the newer one, and how one of the newer era tells
+/// of a mistake. Everything else is a server that does not answer.
 async fn refused(
     message: &ClientJsonRpcMessage,
-    in_session: bool,
     answer: Response<Incoming>,
 ) -> Result<StreamableHttpPostResponse, Failed> {
     let status = answer.status();
-    let probe = match message {
-        ClientJsonRpcMessage::Request(request)
-            if matches!(request.request, ClientRequest::DiscoverRequest(_)) =>
-        {
-            Some(request.id.clone())
-        }
+    let asked = match message {
+        ClientJsonRpcMessage::Request(request) => Some(request.id.clone()),
         _ => None,
     };
     let body = Limited::new(answer.into_body(), REFUSAL_BYTES).collect().await;
@@ -209,11 +214,10 @@ async fn refused(
         Ok(ServerJsonRpcMessage::Error(error)) => Some(error.error),
         _ => None,
     };
-    let forbidden = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    match (probe, error) {
-        (Some(id), error) if !in_session && status.is_client_error() && !forbidden => {
-            let older = || ErrorData::invalid_request(format!("HTTP {status}"), None);
-            let error = error.unwrap_or_else(older);
+    match (asked, error) {
+        (Some(id), error) if status.is_client_error() && !NOT_OF_THE_REQUEST.contains(&status) => {
+            let unsaid = || ErrorData::invalid_request(format!("HTTP {status}"), None);
+            let error = error.unwrap_or_else(unsaid);
             let message = ServerJsonRpcMessage::error(error, Some(id));
             Ok(StreamableHttpPostResponse::Json(message, None))
         }

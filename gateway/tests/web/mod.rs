@@ -205,7 +205,23 @@ async fn modern(request: Request<Incoming>, hand: &Arc<Hand>) -> Response<Body> 
             "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
             "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "hand", "version": "1"}},
         }),
-        "tools/list" => json!({"tools": [tool("greet"), tool("wait")]}),
+        "tools/list" => {
+            let tools = ["greet", "wait", "reject", "nothing", "busy"].map(tool);
+            json!({ "tools": tools })
+        }
+        "tools/call" if message["params"]["name"] == "busy" => {
+            return status(StatusCode::TOO_MANY_REQUESTS);
+        }
+        "tools/call" if message["params"]["name"] == "nothing" => {
+            return status(StatusCode::UNPROCESSABLE_ENTITY);
+        }
+        "tools/call" if message["params"]["name"] == "reject" => {
+            let error = json!({"code": -32602, "message": "no such account"});
+            let body = json!({"jsonrpc": "2.0", "id": message["id"], "error": error});
+            let mut answer = page("application/json", body.to_string());
+            *answer.status_mut() = StatusCode::BAD_REQUEST;
+            return answer;
+        }
         "tools/call" if message["params"]["name"] == "wait" => return endless(hand),
         "tools/call" => json!({"content": [{"type": "text", "text": "hello"}]}),
         "notifications/cancelled" => {
