@@ -117,6 +117,7 @@ async fn an_operator_s_word_ends_what_runs_within_half_a_second() {
 async fn a_suspended_grant_s_calls_end_and_no_retry_follows_a_revocation() {
     let mut house = House::new();
     house.controls = "[loops]\nidentical = [2, 3, 4]\n".to_owned();
+    house.upstreams = house.upstreams.replace("idempotent = true", "idempotent = false");
     let (scene, mut port) = Scene::with_in(house, grant(&["fx.slow", "fx.echo"], 50)).await;
     let slow = running(&scene, &mut port).await;
     for _ in 0..3 {
@@ -135,6 +136,14 @@ async fn a_suspended_grant_s_calls_end_and_no_retry_follows_a_revocation() {
     let expected = [(slow, "grant_suspended".to_owned()), (last, "loop_stop".to_owned())];
     assert_eq!(said, BTreeMap::from(expected));
     logged(&scene, "cancelled (grant_suspended)").await;
+    // An operator who lets the grant go on says nothing of what may have run.
+    let id = text::hex(&grant(&["fx.slow", "fx.echo"], 50).id);
+    let resumed = scene.admin(Command::GrantResume { id, reason: "looked".to_owned() }).await;
+    assert!(matches!(resumed, Reply::Done(_)));
+    let arguments = json!({"ms": 60_000, "path": scene.house.directory.join("marks")});
+    let again = port.call("fx.slow", arguments).await.unwrap();
+    assert_eq!(code(&again), "duplicate_suppressed", "{again}");
+    assert_eq!(code(&port.call("fx.echo", json!({})).await.unwrap()), "none");
     // Each attempt of this one fails after 0.3 s and would be made again.
     let clause = Clause { effect: Effect::Write, ..Clause::of("fx.flaky") };
     let granted = Grant { tools: vec![clause], ..grant(&["fx.flaky"], 9) };
