@@ -315,6 +315,32 @@ mod tests {
         assert_eq!(over, Over::Other(Some(r#"{"reason":"lease-expired"}"#.into())));
     }
 
+    #[tokio::test]
+    async fn a_pause_holds_when_the_monitor_says_so() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut monitor = Monitor { stream: BufReader::new(ours), exit: None };
+        for state in ["paused", "lease-expired", "running"] {
+            let line = format!("{{\"ok\":true,\"state\":\"{state}\"}}\n");
+            theirs.write_all(line.as_bytes()).await.unwrap();
+            assert_eq!(monitor.pause().await.is_ok(), state != "running", "{state}");
+        }
+        drop(theirs);
+        assert!(monitor.pause().await.is_err());
+    }
+
+    #[test]
+    fn the_monitors_lease_is_the_gateways_where_one_answers() {
+        let of = |more: &str| {
+            let text = format!("name = \"h\"\nstate = \"/s\"\n{more}");
+            let LeaseSpec { seconds, grace_seconds } =
+                lease(&HostConfig::from_toml(&text).unwrap());
+            (seconds, grace_seconds)
+        };
+        assert_eq!(of(""), (30, 10));
+        assert_eq!(of("[lease]\nsocket = \"/x\""), (10, 60));
+        assert_eq!(of("[lease]\nsocket = \"/x\"\nseconds = 3\ngrace_seconds = 4"), (3, 4));
+    }
+
     #[test]
     fn a_program_that_is_not_there_is_named_before_anything_runs() {
         let mut config = HostConfig::from_toml("name = \"h\"\nstate = \"/s\"").unwrap();

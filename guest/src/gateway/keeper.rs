@@ -16,6 +16,8 @@ use crate::identity::Identity;
 
 /// How long a machine may be without its gateway before it ends.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// What one try takes of that at most.
+const MOST_OF_A_TRY: Duration = Duration::from_secs(10);
 /// After so many failures the next try is made under a new certificate.
 const TRIES_OF_ONE_CERTIFICATE: u32 = 3;
 /// The first and the longest pause between two tries.
@@ -79,14 +81,15 @@ impl<D: Dial> Keeper<D> {
     /// A new stream. How long a stopped sandbox waits for it is its host's to
     /// decide, who can end the machine; anything else has its time.
     async fn reconnect(&mut self) -> Result<(), GatewayError> {
-        let mut patience = Instant::now() + RECONNECT_PATIENCE;
+        let mut patience = RECONNECT_PATIENCE;
         let (mut pause, mut failed) = (PAUSES.0, 0);
         loop {
+            let began = Instant::now();
             let Err(error) = self.try_once().await else { return Ok(()) };
             let stop = error.as_stop();
             if stop.is_some() {
-                patience = Instant::now() + RECONNECT_PATIENCE;
-            } else if !error.is_passing() || Instant::now() >= patience {
+                patience = RECONNECT_PATIENCE;
+            } else if !error.is_passing() || patience.is_zero() {
                 return Err(error);
             } else {
                 failed += 1;
@@ -97,6 +100,8 @@ impl<D: Dial> Keeper<D> {
             }
             self.rest(pause, stop).await;
             pause = (pause * 2).min(PAUSES.1);
+            // Of a machine that stood meanwhile the clock may have gone on.
+            patience = patience.saturating_sub(began.elapsed().min(MOST_OF_A_TRY));
         }
     }
 

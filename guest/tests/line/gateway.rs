@@ -22,7 +22,7 @@ pub(crate) struct Gateway {
     nonce: u8,
     /// Calls that it was asked to lose, which it does once each.
     lost: Vec<String>,
-    /// How many of the next hellos are refused, and with which code.
+    /// How many of the next hellos are refused, and with which code; 0 hangs up.
     pub(crate) refusals: (u64, i64),
 }
 
@@ -102,6 +102,9 @@ impl Gateway {
         Next::Answer(match method {
             method::HELLO if self.refusals.0 > 0 => {
                 self.refusals.0 -= 1;
+                if self.refusals.1 == 0 {
+                    return Next::HangUp;
+                }
                 Err(RpcError::new(self.refusals.1, "not now"))
             }
             method::HELLO => {

@@ -465,3 +465,15 @@ async fn an_identity_that_is_refused_for_good_ends_the_machines_calls() {
     let refused = matches!(&ended, GatewayError::Refused(e) if e.code == error_code::IDENTITY);
     assert!(refused, "{ended}");
 }
+
+/// As when the machine was paused, and its clock with it, past the certificate's end.
+#[tokio::test]
+async fn a_gateway_that_hangs_up_is_tried_under_a_new_certificate() {
+    let line = line(Fault::None, |_| {});
+    let (tools, session) = line.connect().await;
+    let before = line.attestations.load(Ordering::Relaxed);
+    line.refuse(&tools, 0, 5).await;
+    tools.call("echo".into(), json!({}), None).await.unwrap();
+    assert_eq!(line.attestations.load(Ordering::Relaxed), before + 1);
+    assert!(!session.is_finished());
+}

@@ -94,6 +94,17 @@ fn lease(_: bool) -> anyhow::Result<String> {
     ensure!(refused.get("ok") == Some(&false.into()), "an expired machine ran: {refused}");
     machine.ask(r#"{"op":"renew","seconds":1}"#)?;
     ensure!(machine.tell("echo renewed")? == "renewed", "renewal did not wake the guest");
+    // One that was paused before it ran out is renewed, and stays paused.
+    machine.ask(r#"{"op":"pause"}"#)?;
+    machine.ask(r#"{"op":"renew","seconds":1}"#)?;
+    std::thread::sleep(Duration::from_millis(2000));
+    let state = machine.ask(r#"{"op":"status"}"#)?;
+    ensure!(says(&state, "state", "lease-expired"), "{state}");
+    let state = machine.ask(r#"{"op":"renew","seconds":600}"#)?;
+    ensure!(says(&state, "state", "paused"), "a renewal undid a pause: {state}");
+    machine.ask(r#"{"op":"run"}"#)?;
+    ensure!(machine.tell("echo again")? == "again", "the guest did not go on");
+    machine.ask(r#"{"op":"renew","seconds":1}"#)?;
     machine.hang_up();
     let exit = machine.end()?;
     ensure!(exit == Exit::LeaseExpired, "{exit:?}");
