@@ -51,7 +51,8 @@ unit:
 # The other two backends of the verifying library: the same tests, the same
 # refusals. The flips of every byte stay with the default one, for their time.
 BACKEND_TESTS := -p casemate-attestation -p casemate-model --no-default-features \
-	--lib --test snp_reasons --test appraisal --test tdx --test azure --test gpu
+	--lib --test snp_reasons --test appraisal --test tdx --test tdx_rules --test bundle \
+	--test azure --test gpu
 
 backends:
 	@echo "== tests of the verifying library with ring, then with RustCrypto; and its check for wasm32"
