@@ -79,15 +79,41 @@ pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
 }
 
 fn list(admin: &Admin) -> anyhow::Result<Answer> {
-    let rows = waiting(admin)?.into_iter().map(|call| {
-        let answers = format!("{}/{}", call.given, call.needed);
-        vec![call.id, answers, call.tool, call.sandbox]
-    });
-    table::print(&["CALL", "YES", "TOOL", "SANDBOX"], rows);
+    let now_ms = now_ms()?;
+    let rows = waiting(admin)?.into_iter().map(|call| row(call, now_ms));
+    table::print(&HEAD, rows);
     Ok(Answer::Yes)
 }
 
-fn waiting(admin: &Admin) -> anyhow::Result<Vec<Waiting>> {
+/// The columns of calls that wait.
+pub(crate) const HEAD: [&str; 7] = ["CALL", "YES", "BY", "AGE", "LEFT", "TOOL", "SANDBOX"];
+
+/// A call that waits, by those columns.
+pub(crate) fn row(call: Waiting, now_ms: u64) -> Vec<String> {
+    let people = match (call.display, call.people.is_empty()) {
+        // Nobody can say yes to what nobody can see.
+        (None, _) => "unseen: it must be made again".to_owned(),
+        (Some(_), true) => "-".to_owned(),
+        (Some(_), false) => call.people.join(" "),
+    };
+    let seconds = |ms: u64| format!("{} s", ms / 1000);
+    vec![
+        call.id,
+        format!("{}/{}", call.given, call.needed),
+        people,
+        seconds(now_ms.saturating_sub(call.since_ms)),
+        seconds(call.expires_ms.saturating_sub(now_ms)),
+        call.tool,
+        call.sandbox,
+    ]
+}
+
+/// This machine's clock in milliseconds since 1970.
+pub(crate) fn now_ms() -> anyhow::Result<u64> {
+    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
+}
+
+pub(crate) fn waiting(admin: &Admin) -> anyhow::Result<Vec<Waiting>> {
     let mut all: Vec<Waiting> = Vec::new();
     loop {
         let after = all.last().map(|call| call.id.clone());
@@ -132,7 +158,7 @@ pub(crate) fn sign(
     (approve, reason): (bool, Option<String>),
 ) -> anyhow::Result<String> {
     let hold = hex::decode(hold)?.try_into().ok().context("id: expected 64 hex digits")?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let now = now_ms()? / 1000;
     let key = open(key)?;
     let approval = Approval {
         hold,

@@ -14,6 +14,7 @@ mod machine;
 mod measure;
 mod operator;
 mod receipt;
+mod revoke;
 mod run;
 mod secret;
 mod service;
@@ -74,7 +75,9 @@ enum Verb {
     /// Stops sandboxes, tasks, tenants or all, and lets them go on.
     #[command(subcommand)]
     Stop(stop::Verb),
-    /// Sandboxes, budgets and denials of a gateway, live.
+    /// Ends a grant, an identity or a sandbox at the gateway, for good.
+    Revoke(revoke::Arguments),
+    /// Sandboxes, budgets, waiting calls and denials of a gateway, live.
     Top(top::Arguments),
     /// What the gateway recorded.
     #[command(subcommand)]
@@ -138,6 +141,7 @@ fn main() -> ExitCode {
         Verb::Grant(verb) => grant::run(&verb),
         Verb::Approve(verb) => approve::run(&verb),
         Verb::Stop(verb) => stop::run(verb),
+        Verb::Revoke(arguments) => revoke::run(arguments),
         Verb::Top(arguments) => top::run(&arguments),
         Verb::Log(verb) => log::run(&verb),
         Verb::Witness(verb) => witness::run(&verb),

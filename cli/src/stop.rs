@@ -83,7 +83,8 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<Answer> {
     }
 }
 
-fn stops(admin: &Admin) -> anyhow::Result<Vec<Stopped>> {
+/// The stops in force.
+pub(crate) fn stops(admin: &Admin) -> anyhow::Result<Vec<Stopped>> {
     match admin.ask(&Command::StopList)? {
         Reply::Stops(stops) => Ok(stops),
         _ => bail!("the gateway answered something else than its stops"),

@@ -2,11 +2,16 @@
 
 /// Prints rows under a head, each column as wide as its widest cell.
 pub(crate) fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    for line in lines(head, rows) {
+        println!("{line}");
+    }
+}
+
+/// The lines of such a table.
+pub(crate) fn lines(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String> {
     let mut lines = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
     lines.extend(rows);
-    for line in render(&lines) {
-        println!("{}", plain(&line));
-    }
+    render(&lines).iter().map(|line| plain(line)).collect()
 }
 
 /// Text from elsewhere, as a terminal may be given it: control characters, which

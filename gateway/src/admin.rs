@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use casemate_attestation::cose::KeyId;
 use casemate_ledger::{
-    Event, EventKind, Grant, GrantRef, Leaf, LeafKind, Record, Revocation, RevocationTarget,
-    record, text,
+    Event, EventKind, Grant, GrantRef, LeafKind, Record, Revocation, RevocationTarget, record, text,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -18,11 +17,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::approve::{self, Waiting};
-use crate::decide::Held;
 use crate::journal::wait;
-use crate::metrics::Gauge;
+use crate::overview::{self, GrantSummary, LogEntry, StatusReport};
 use crate::receipts;
-use crate::service::{Gateway, Public};
+use crate::service::Gateway;
 use crate::stops::{self, Stopped};
 use crate::sync::locked;
 
@@ -150,71 +148,13 @@ pub enum Reply {
     /// The stops in force.
     Stops(Vec<Stopped>),
     /// How the gateway stands.
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     /// A receipt (docs/formats/receipt.md), base64url.
     Receipt(String),
     /// Numbers, as Prometheus text.
     Metrics(String),
     /// Leaves of the log.
     Log(Vec<LogEntry>),
-}
-
-/// A grant and what was used of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GrantSummary {
-    /// The grant's id in hex.
-    pub id: String,
-    /// Who signed it.
-    pub issuer: String,
-    /// The task.
-    pub task: String,
-    /// Seconds since 1970 at which it expires.
-    pub expires: u64,
-    /// `active`, `suspended`, `expired`, `exhausted`, `revoked` or `pending`.
-    pub state: String,
-    /// The tools.
-    pub tools: Vec<String>,
-    /// Calls allowed so far.
-    pub calls: u64,
-    /// The most calls.
-    pub max_calls: u64,
-    /// The sandbox that it is bound to.
-    pub sandbox: Option<String>,
-}
-
-/// How a gateway stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StatusReport {
-    /// What others need to know of it.
-    pub public: Public,
-    /// The log's name.
-    pub log: String,
-    /// The leaves on disk.
-    pub leaves: u64,
-    /// The leaves under the last published head.
-    pub head: u64,
-    /// For how many seconds the log has grown without a quorum of witnesses; none
-    /// when no witnesses are configured.
-    pub witness_lag_s: Option<u64>,
-    /// `ok`, or why the log stopped.
-    pub log_state: String,
-    /// The connections that are open.
-    pub connections: usize,
-    /// The calls that run.
-    pub running: usize,
-    /// The tools, each with `ok`, `drifted` or `resting` (its server is down).
-    pub tools: Vec<(String, String)>,
-}
-
-/// A leaf of the log as JSON; a view, never signed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LogEntry {
-    /// The leaf's index.
-    pub index: u64,
-    /// What it is.
-    pub kind: String,
-    /// What it says.
-    pub text: String,
 }
 
 /// Why the operator's door gave no answer.
@@ -240,7 +180,6 @@ const MAX_REQUEST_BYTES: u64 = 64 * 1024;
 const MAX_REPLY_BYTES: u64 = 32 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 16;
-const MAX_ENTRIES: u64 = 256;
 const MAX_REASON_BYTES: usize = 1024;
 const MAX_TASK_BYTES: usize = 256;
 /// How long to wait after an accept that failed, as it may at once again.
@@ -324,7 +263,7 @@ async fn serve_one(gateway: &Gateway, stream: UnixStream) -> std::io::Result<()>
 async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
     let result = match command {
         Command::GrantAdd { grant } => add_grant(gateway, &grant).await,
-        Command::GrantList => Ok(Reply::Grants(list_grants(gateway))),
+        Command::GrantList => Ok(Reply::Grants(overview::grants(gateway))),
         Command::GrantRevoke { id, reason } => match id_of(&id) {
             Ok(id) if locked(&gateway.state).grants.contains_key(&id) => {
                 revoke(gateway, RevocationTarget::Grant(id), reason, by).await
@@ -352,7 +291,7 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
             Ok(id) => revoke(gateway, RevocationTarget::Identity(KeyId(id)), reason, by).await,
             Err(error) => Err(error),
         },
-        Command::Status => Ok(Reply::Status(status(gateway))),
+        Command::Status => Ok(Reply::Status(Box::new(overview::status(gateway)))),
         Command::Receipt { decision } => receipts::receipt(gateway, decision).await,
         Command::ReceiptOf { sandbox, epoch, sequence } => {
             match receipts::find(gateway, sandbox, epoch, sequence) {
@@ -360,14 +299,14 @@ async fn answer(gateway: &Gateway, command: Command, by: &str) -> Reply {
                 None => Err(format!("sequence: expected a call that was decided, got {sequence}")),
             }
         }
-        Command::Metrics => Ok(Reply::Metrics(metrics(gateway))),
+        Command::Metrics => Ok(Reply::Metrics(overview::metrics(gateway))),
         Command::CoseReceipt { leaf } => gateway
             .journal
             .cose_receipt(leaf)
             .map(|receipt| Reply::Receipt(text::base64url(&receipt)))
             .map_err(|error| error.to_string()),
         Command::PayloadsShred { task } => shred(gateway, task, by).await,
-        Command::Log { from, count } => log(gateway, from, count).await,
+        Command::Log { from, count } => overview::log(gateway, from, count).map(Reply::Log),
     };
     result.unwrap_or_else(Reply::Refused)
 }
@@ -478,98 +417,6 @@ async fn resume(gateway: &Gateway, id: &str, reason: String, by: &str) -> Result
     };
     let (index, _) = written.durable().await.map_err(|error| error.to_string())?;
     Ok(Reply::Done(index))
-}
-
-fn list_grants(gateway: &Gateway) -> Vec<GrantSummary> {
-    let now = gateway.clock.now().unix();
-    let summary = |held: &Held| {
-        let grant = &held.grant;
-        let state = match () {
-            () if held.revoked => "revoked",
-            () if held.suspended.is_some() => "suspended",
-            () if now < grant.not_before => "pending",
-            () if now >= grant.expires => "expired",
-            () if held.calls() >= grant.budgets.calls => "exhausted",
-            () => "active",
-        };
-        GrantSummary {
-            id: text::hex(&grant.id),
-            issuer: grant.issuer.clone(),
-            task: grant.task.clone(),
-            expires: grant.expires.0,
-            state: state.to_owned(),
-            tools: grant.tools.iter().map(|clause| clause.tool.clone()).collect(),
-            calls: held.calls(),
-            max_calls: grant.budgets.calls,
-            sandbox: held.user.as_ref().map(|user| user.sandbox.clone()),
-        }
-    };
-    locked(&gateway.state).grants.values().map(summary).collect()
-}
-
-fn status(gateway: &Gateway) -> StatusReport {
-    let tools = gateway.catalogue.all().into_iter().map(|(name, tool)| {
-        let word = match () {
-            () if tool.pinned.drifted => "drifted",
-            () if tool.pinned.resting => "resting",
-            () => "ok",
-        };
-        (name, word.to_owned())
-    });
-    let head = gateway.journal.head().map(|(head, _)| head);
-    let now = gateway.clock.now().unix().0;
-    let lag = gateway.witnesses.as_ref().map(|witnesses| witnesses.lag(head.as_ref(), now));
-    let state = locked(&gateway.state);
-    StatusReport {
-        head: head.map_or(0, |head| head.size),
-        witness_lag_s: lag,
-        public: gateway.public.clone(),
-        log: gateway.config.log_origin.clone(),
-        leaves: gateway.journal.size(),
-        log_state: gateway.journal.check().map_or_else(|e| e.to_string(), |()| "ok".to_owned()),
-        connections: state.sessions.values().filter(|session| !*session.switch.borrow()).count(),
-        running: state.open.len(),
-        tools: tools.collect(),
-    }
-}
-
-fn metrics(gateway: &Gateway) -> String {
-    let status = status(gateway);
-    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    let gauge = |name, help, value| Gauge { name, help, value };
-    let mut gauges = vec![
-        gauge("casemate_gateway_leaves", "Leaves on disk.", status.leaves),
-        gauge("casemate_gateway_head_leaves", "Leaves under the last head.", status.head),
-        gauge(
-            "casemate_gateway_log_ok",
-            "1 while the log takes records.",
-            u64::from(status.log_state == "ok"),
-        ),
-        gauge("casemate_gateway_connections", "Open connections.", count(status.connections)),
-        gauge("casemate_gateway_running_calls", "Calls that run.", count(status.running)),
-        gauge(
-            "casemate_gateway_resting_upstreams",
-            "Upstreams that were down at the start and still serve nothing.",
-            count(gateway.catalogue.resting().len()),
-        ),
-    ];
-    let help = "Seconds that the log has grown unseen by a quorum of witnesses.";
-    gauges.extend(
-        status.witness_lag_s.map(|lag| gauge("casemate_gateway_witness_lag_seconds", help, lag)),
-    );
-    gateway.journal.counters().text(&gauges)
-}
-
-async fn log(gateway: &Gateway, from: u64, count: u64) -> Result<Reply, String> {
-    let end = from.saturating_add(count.min(MAX_ENTRIES)).min(gateway.journal.size());
-    let mut entries = Vec::new();
-    for index in from..end {
-        let leaf = gateway.journal.leaf(index).map_err(|error| error.to_string())?;
-        let leaf = Leaf::decode(&leaf).map_err(|error| error.to_string())?;
-        let kind = format!("{:?}", leaf.kind).to_lowercase();
-        entries.push(LogEntry { index, kind, text: leaf.describe() });
-    }
-    Ok(Reply::Log(entries))
 }
 
 #[cfg(test)]

@@ -23,6 +23,10 @@ pub struct Waiting {
     pub needed: usize,
     /// How many did.
     pub given: usize,
+    /// Who did.
+    pub people: Vec<String>,
+    /// Milliseconds since 1970 since when it waits.
+    pub since_ms: u64,
     /// Milliseconds since 1970 at which it no longer waits.
     pub expires_ms: u64,
     /// What a person must see before saying yes: the call, as JSON. Nothing
@@ -77,6 +81,9 @@ fn show(id: &[u8; 32], pending: &Pending) -> Waiting {
         tool: pending.tool.clone(),
         needed: pending.needed.count(),
         given: pending.given(),
+        people: pending.people().map(str::to_owned).collect(),
+        // A call waits for as long as an approval may be used.
+        since_ms: pending.expires_ms.saturating_sub(MAX_APPROVAL_SECONDS * 1000),
         expires_ms: pending.expires_ms,
         display: pending.display.clone(),
     }

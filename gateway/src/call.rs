@@ -5,7 +5,7 @@
 //! decision is on disk, runs the tool, and waits until the outcome is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casemate_ledger::args::{Commitment, MAX_ARGS_BYTES};
 use casemate_ledger::cgp::{self, Denial, ReceiptPointer, RpcError, error_code, meta, method};
@@ -24,6 +24,7 @@ use crate::execute::{Execution, Job, execute};
 use crate::inflight::InFlight;
 use crate::journal::Written;
 use crate::keys::random;
+use crate::metrics::Stage;
 use crate::service::Gateway;
 use crate::session::Session;
 use crate::spans::Trace;
@@ -59,6 +60,7 @@ pub(crate) fn admit(
     in_flight: InFlight,
 ) -> Result<Admitted, RpcError> {
     step!("call.received");
+    let began = Instant::now();
     let params = read_params(params)?;
     let caller = &session.caller;
     let invocation = Invocation::verify(&params.invocation, &caller.key)
@@ -75,6 +77,7 @@ pub(crate) fn admit(
     let mut trace =
         Trace::begin(gateway.spans.as_ref(), gateway.clock, (caller, &invocation), pinned);
     let decided = decide_in_order(gateway, case).inspect_err(|error| trace.refused(error))?;
+    gateway.journal.counters().took(Stage::Decide, began.elapsed());
     Ok(Admitted {
         gateway: Arc::clone(gateway),
         session: Arc::clone(session),

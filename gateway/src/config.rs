@@ -66,6 +66,9 @@ pub struct Config {
     /// Where spans of calls go: a collector's URL for OTLP traces, on this host.
     #[serde(default)]
     pub traces: Option<CollectorUrl>,
+    /// Where Prometheus reads the gateway's numbers: a loopback address; `GET /metrics`.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
     /// The organisation's rules over all grants.
     #[serde(default)]
     pub rules: Option<RulesConfig>,
@@ -204,6 +207,9 @@ impl Config {
             && !address.ip().is_loopback()
         {
             return Err(field("listen", "a loopback address or unix:/path", address));
+        }
+        if let Some(address) = self.metrics.filter(|address| !address.ip().is_loopback()) {
+            return Err(field("metrics", "a loopback address", address));
         }
         within("lease_ms", self.lease_ms, 200, 600_000)?;
         within("checkpoint_ms", self.checkpoint_ms, 10, 60_000)?;

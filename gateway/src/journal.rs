@@ -1,6 +1,7 @@
 //! Signs the gateway's records and puts them into the log.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use casemate_ledger::checkpoint::Checkpoint;
 use casemate_ledger::merkle::Hash;
@@ -9,13 +10,13 @@ use casemate_ledger_store::{Log, Proof, StoreError};
 use tokio::sync::oneshot;
 
 use crate::keys::SigningKey;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Stage};
 
 /// The log and the key that signs what goes into it.
 pub(crate) struct Journal {
     log: Log,
     key: Arc<SigningKey>,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 /// A record in the log, not yet known to be on disk.
@@ -29,7 +30,7 @@ pub(crate) struct Written<T> {
 
 impl Journal {
     pub(crate) fn new(log: Log, key: Arc<SigningKey>) -> Self {
-        Self { log, key, counters: Counters::default() }
+        Self { log, key, counters: Arc::default() }
     }
 
     /// Signs `record` and appends it. Does not wait for the disk.
@@ -51,7 +52,9 @@ impl Journal {
         record: &[u8],
     ) -> Result<(u64, oneshot::Receiver<Result<(), StoreError>>), StoreError> {
         let (sender, durable) = oneshot::channel();
-        let index = self.log.append(Leaf::new(kind, record).encode(), |result| {
+        let (began, counters) = (Instant::now(), Arc::clone(&self.counters));
+        let index = self.log.append(Leaf::new(kind, record).encode(), move |result| {
+            counters.took(Stage::Commit, began.elapsed());
             let _ = sender.send(result);
         })?;
         Ok((index, durable))

@@ -34,7 +34,7 @@ use crate::state::{Persons, Place, State};
 use crate::sync::{locked, turned_on};
 use crate::tls::{self, TlsError};
 use crate::witnesses::{self, Witnesses};
-use crate::{admin, artefacts, hosts, policy, schema, session, wake};
+use crate::{admin, artefacts, hosts, metrics, overview, policy, schema, session, wake};
 
 /// A gateway that has recovered and is ready to serve.
 pub struct Gateway {
@@ -130,9 +130,6 @@ pub enum Error {
     },
 }
 
-/// The operator's socket, the hosts', the witnesses, and the look at upstreams
-/// that are down.
-const OWN_TASKS: usize = 4;
 const KEY_DIRECTORY: &str = "keys";
 const LOG_SEGMENT_BYTES: u64 = 64 << 20;
 /// How long running calls may take to end when the gateway stops.
@@ -284,13 +281,17 @@ impl Gateway {
         tasks.spawn(hosts::serve(Arc::clone(self), hosts));
         tasks.spawn(witnesses::run(Arc::clone(self)));
         tasks.spawn(wake::run(Arc::clone(self)));
+        if let Some(page) = self.metrics_page().await? {
+            tasks.spawn(page);
+        }
+        let own = tasks.len();
         tracing::info!(listen = ?self.config.listen, log = self.config.log_origin, "serving");
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
             let stream = tokio::select! {
                 () = turned_on(&mut stopped) => break,
                 stream = ports.accept() => stream,
-                _ = tasks.join_next(), if tasks.len() > OWN_TASKS => continue,
+                _ = tasks.join_next(), if tasks.len() > own => continue,
             };
             match stream {
                 Ok(stream) => {
@@ -309,7 +310,7 @@ impl Gateway {
         for session in locked(&self.state).sessions.values() {
             session.switch.send_replace(true);
         }
-        let ended = async { while tasks.len() > OWN_TASKS && tasks.join_next().await.is_some() {} };
+        let ended = async { while tasks.len() > own && tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(STOP_GRACE, ended).await;
         if let Some(spans) = self.spans.clone() {
             let _ = tokio::task::spawn_blocking(move || spans.close()).await;
@@ -318,6 +319,18 @@ impl Gateway {
             let _ = socket.map(|path| remove_socket(path));
         }
         Ok(())
+    }
+
+    /// The page with the gateway's numbers, if there is to be one.
+    async fn metrics_page(
+        self: &Arc<Self>,
+    ) -> Result<Option<impl Future<Output = ()> + use<>>, Error> {
+        let Some(address) = self.config.metrics else { return Ok(None) };
+        let system = |source| Error::System { what: format!("listening on {address}"), source };
+        let listener = TcpListener::bind(address).await.map_err(system)?;
+        let gateway = Arc::clone(self);
+        let text = move || overview::metrics(&gateway);
+        Ok(Some(casemate_ledger_http::serve_page(listener, metrics::PATH, metrics::KIND, text)))
     }
 
     /// Serves one port on a stream that is already there, as [`Self::serve`]

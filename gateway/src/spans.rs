@@ -7,6 +7,7 @@
 //! start of its invocation's digest, which the call's receipt has whole.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_ledger::cgp::{Denial, MCP_VERSION, RpcError, method};
@@ -27,7 +28,10 @@ pub use collector::CollectorUrl;
 mod collector;
 
 /// Where spans go: a queue of 2,048, emptied by a thread of its own.
-pub(crate) struct Spans(BatchSpanProcessor);
+pub(crate) struct Spans {
+    processor: BatchSpanProcessor,
+    lost: Arc<AtomicU64>,
+}
 
 /// How long the last spans may take when the gateway stops.
 const LAST: Duration = Duration::from_secs(2);
@@ -36,9 +40,10 @@ const SCOPE: &str = "casemate-gateway";
 impl Spans {
     /// Sends to `url` with the runtime that this is called in.
     pub(crate) fn open(url: &CollectorUrl) -> Result<Arc<Self>, String> {
+        let lost = Arc::default();
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Collector::new(url))
+            .with_http_client(Collector::new(url, Arc::clone(&lost)))
             .with_endpoint(url.to_string())
             .with_protocol(Protocol::HttpJson)
             .build()
@@ -48,12 +53,17 @@ impl Spans {
         let resource =
             Resource::builder_empty().with_service_name(SCOPE).with_attribute(version).build();
         processor.set_resource(&resource);
-        Ok(Arc::new(Self(processor)))
+        Ok(Arc::new(Self { processor, lost }))
+    }
+
+    /// How many batches of spans did not reach the collector.
+    pub(crate) fn lost_batches(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Sends what is left. It blocks.
     pub(crate) fn close(&self) {
-        if let Err(error) = self.0.shutdown_with_timeout(LAST) {
+        if let Err(error) = self.processor.shutdown_with_timeout(LAST) {
             tracing::warn!(%error, "the last spans are lost");
         }
     }
@@ -187,7 +197,7 @@ impl Drop for Trace {
         root.parent_span_id = SpanId::INVALID;
         root.status = code.map_or(Status::Unset, Status::error);
         for span in open.parts.drain(..).chain([root]) {
-            open.spans.0.on_end(span);
+            open.spans.processor.on_end(span);
         }
     }
 }

@@ -51,7 +51,7 @@ async fn dead_witness(house: &House) -> String {
 async fn status(house: &House) -> StatusReport {
     let socket = house.directory.join("admin.sock");
     match Client::call(&socket, &Command::Status).await {
-        Ok(Reply::Status(status)) => status,
+        Ok(Reply::Status(status)) => *status,
         other => panic!("{other:?}"),
     }
 }

@@ -106,6 +106,11 @@ impl Pending {
         self.given.len()
     }
 
+    /// The people who said yes, in the order in which they did.
+    pub(crate) fn people(&self) -> impl Iterator<Item = &str> {
+        self.given.iter().map(|given| given.person.as_str())
+    }
+
     fn standing(&self, id: [u8; 32], now_ms: u64) -> Standing {
         let live = self.given.iter().filter(|given| now_ms < given.expires_ms);
         let live: Vec<[u8; 32]> = live.map(|given| given.approval).collect();

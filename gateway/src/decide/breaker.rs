@@ -95,6 +95,14 @@ impl Breakers {
         }
     }
 
+    /// The sandboxes for which the tool rests, and for how many milliseconds.
+    pub(crate) fn open(&self, now: Now) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().filter_map(move |(sandbox, breaker)| {
+            let left_us = breaker.open_until_us?.saturating_sub(now.monotonic_us);
+            Some((sandbox.as_str(), left_us.div_ceil(1000)))
+        })
+    }
+
     /// A call of `sandbox` goes to the server.
     pub(crate) fn start(&mut self, sandbox: &str, now: Now) {
         if let Some(own) = self.0.get_mut(sandbox) {

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -60,6 +61,8 @@ pub(super) struct Collector {
     runtime: Handle,
     /// Whether the last request arrived: each change is told once.
     arrives: AtomicBool,
+    /// The requests that did not arrive.
+    lost: Arc<AtomicU64>,
 }
 
 /// How long one request may take.
@@ -68,9 +71,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_BYTES: usize = 64 * 1024;
 
 impl Collector {
-    pub(super) fn new(url: &CollectorUrl) -> Self {
+    /// Counts in `lost` what does not arrive.
+    pub(super) fn new(url: &CollectorUrl, lost: Arc<AtomicU64>) -> Self {
         let runtime = Handle::current();
-        Self { url: url.clone(), runtime, arrives: AtomicBool::new(true) }
+        Self { url: url.clone(), runtime, arrives: AtomicBool::new(true), lost }
     }
 
     async fn deliver(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
@@ -80,6 +84,9 @@ impl Collector {
     }
 
     fn tell(&self, arrived: bool) {
+        if !arrived {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
         if self.arrives.swap(arrived, Ordering::Relaxed) == arrived {
             return;
         }
