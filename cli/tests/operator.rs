@@ -10,14 +10,18 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use casemate_attestation::cose::KeyId;
+use casemate_gateway::{Command as Ask, Reply};
 use casemate_ledger::cgp::{Message, method};
 use casemate_ledger::{Approvals, Budgets, Clause, Grant, text};
 use harness::people::approving;
 use harness::scene::Scene;
 use harness::{House, Port, code, grant};
 use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn casemate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_casemate")).args(arguments).output().unwrap()
@@ -66,7 +70,16 @@ impl Live {
 /// Starts a call that will wait, and lets its port give up on it.
 async fn left_waiting(port: &mut Port, live: &Live, arguments: Value) -> String {
     let id = port.start("fs.read", arguments, &|_| ()).await;
-    let waiting = live.scene.waiting(1).await.remove(0);
+    // One that waited before a restart is listed before it is seen again.
+    let end = Instant::now() + PATIENCE;
+    let waiting = loop {
+        assert!(Instant::now() < end, "nobody is shown the call");
+        let waiting = live.scene.waiting(1).await.remove(0);
+        if waiting.display.is_some() {
+            break waiting;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
     let params = json!({ "requestId": id });
     port.wire.send(&Message::notification(method::CANCELLED, params)).await;
     assert_eq!(code(&port.answer(id).await.unwrap()), "approval_pending");
@@ -122,6 +135,7 @@ async fn people_see_and_answer_calls_that_wait() {
     printed(&live.run(&["approve", "no"], &["--key", &key, "--name", "dora", &id]));
     let refused = port.call("fs.read", json!({"path": "other"})).await.unwrap();
     assert_eq!(code(&refused), "approval_denied");
+    assert!(!printed(&live.run(&["approve", "list"], &[])).contains("fs.read"), "it waits no more");
 
     // After a restart a call that waits is known, but not what was shown of it.
     let id = left_waiting(&mut port, &live, json!({"path": "third"})).await;
@@ -252,9 +266,14 @@ async fn left() -> Left {
     for _ in 0..2 {
         assert_eq!(code(&port.call("fs.list", json!({"path": "."})).await.unwrap()), "none");
     }
+    let Reply::Status(status) = live.scene.admin(Ask::Status).await else { unreachable!() };
+    // Until a head of all leaves was cosigned: its second line is its size.
     let seen = PathBuf::from(live.path("state/log/checkpoint.witnessed"));
-    while !seen.is_file() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let size = |note: String| note.lines().nth(1).and_then(|size| size.parse::<u64>().ok());
+    let end = Instant::now() + PATIENCE;
+    while std::fs::read_to_string(&seen).ok().and_then(size) < Some(status.leaves) {
+        assert!(Instant::now() < end, "no witness saw all leaves");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(port);
     let house = live.scene.stop().await;

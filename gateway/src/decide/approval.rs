@@ -144,9 +144,9 @@ impl Holds {
         self.0.get(id).filter(|pending| now_ms < pending.expires_ms)
     }
 
-    /// Every call that waits.
+    /// Every call that waits; one that a person refused does not.
     pub(crate) fn iter(&self, now_ms: u64) -> impl Iterator<Item = (&[u8; 32], &Pending)> {
-        self.0.iter().filter(move |(_, pending)| now_ms < pending.expires_ms)
+        self.0.iter().filter(move |(_, pending)| now_ms < pending.expires_ms && !pending.refused)
     }
 
     /// Holds a call, and forgets those whose time is over.
@@ -283,6 +283,7 @@ mod tests {
         no.take(word("bob", true, 500), 0).unwrap();
         no.take(word("carol", false, 500), 0).unwrap();
         assert_eq!(no.standing(&exact(1), 0), Standing::Refused(ID));
+        assert_eq!((two.iter(0).count(), no.iter(0).count()), (1, 0));
     }
 
     #[test]
