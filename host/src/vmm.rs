@@ -79,7 +79,7 @@ pub(crate) async fn start(program: &Path, given: &Given<'_>) -> Result<Started, 
     // The control socket is made last: who finds it finds the whole machine.
     let control = connected(given.folder, CONTROL_SOCKET, &mut child, &stderr).await?;
     let wire = connected(given.folder, MUX_SOCKET, &mut child, &stderr).await?;
-    let monitor = Monitor { stream: BufReader::new(control), exit: None };
+    let monitor = Monitor::new(control);
     Ok(Started { child, link: Link::Vmm(monitor), wire, console, stderr, at, cgroup })
 }
 
@@ -173,6 +173,11 @@ enum Line {
 }
 
 impl Monitor {
+    /// A monitor that listens at the other end of `control`.
+    pub(crate) fn new(control: UnixStream) -> Self {
+        Self { stream: BufReader::new(control), exit: None }
+    }
+
     /// Asks what was built.
     pub(crate) async fn facts(&mut self) -> Result<Facts, LaunchError> {
         let status = self.ask(r#"{"op":"built"}"#).await.map_err(|error| failed(NAME, &error))?;
@@ -309,7 +314,7 @@ mod tests {
         theirs.write_all(b"{\"ok\":true,\"state\":\"running\"}\n").await.unwrap();
         theirs.write_all(b"{\"exit\":{\"reason\":\"lease-expired\"}}\n").await.unwrap();
         drop(theirs);
-        let mut monitor = Monitor { stream: BufReader::new(ours), exit: None };
+        let mut monitor = Monitor::new(ours);
         assert_eq!(monitor.read().await.unwrap().unwrap().state, "running");
         let over = monitor.over().await;
         assert_eq!(over, Over::Other(Some(r#"{"reason":"lease-expired"}"#.into())));
@@ -318,7 +323,7 @@ mod tests {
     #[tokio::test]
     async fn a_pause_holds_when_the_monitor_says_so() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut monitor = Monitor { stream: BufReader::new(ours), exit: None };
+        let mut monitor = Monitor::new(ours);
         for state in ["paused", "lease-expired", "running"] {
             let line = format!("{{\"ok\":true,\"state\":\"{state}\"}}\n");
             theirs.write_all(line.as_bytes()).await.unwrap();
