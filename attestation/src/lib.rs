@@ -46,6 +46,6 @@ pub use identity::IdentityClaims;
 pub use policy::{Policy, PolicyError};
 pub use reference::{ImageReference, ReferenceValues};
 pub use release::ReleaseProof;
-pub use seen::Seen;
+pub use seen::{Mark, Seen};
 pub use time::UnixTime;
 pub use verify::{Claims, Endorsements, HostClaims, ItemClaims, Verified, verify};

@@ -254,10 +254,16 @@ fn endorsements_older_than_the_state_are_refused() {
     std::fs::write(at("reference.toml"), reference).unwrap();
     let (state, references, data) =
         (at("state.json"), at("reference.toml"), hex::encode(USER_DATA));
+    let bundle = at("bundle");
     let flags = ["--state", &state, "--reference", &references, "--report-data", &data];
-    for (number, answer, code) in
-        [(20, "yes", None), (21, "yes", None), (20, "no", Some("collateral-rollback"))]
-    {
+    for (number, grace, answer, code) in [
+        (20, "0", "yes", None),
+        (21, "0", "yes", None),
+        (20, "7", "yes", None),
+        (20, "0", "no", Some("collateral-rollback")),
+    ] {
+        drop(std::fs::remove_file(&bundle));
+        let more = ["--state-grace-days", grace, "--bundle", &bundle];
         let collateral = set(number);
         let files = [
             ("quote.bin", &quote[..]),
@@ -268,8 +274,10 @@ fn endorsements_older_than_the_state_are_refused() {
             ("pck.crl", collateral.pck_crls.first().unwrap()),
         ];
         let machine = Machine::new(&files, &format!("vendor = []\n{}", tdx.anchor_toml("model")));
-        let (_, said) = machine.json(&[&machine.path("")], &flags);
+        let (_, said) = machine.json(&[&machine.path("")], &[&flags[..], &more].concat());
         assert_eq!((&said["answer"], said["code"].as_str()), (&json!(answer), code), "{said}");
+        // What is refused before it is judged leaves no bundle.
+        assert_eq!(std::fs::exists(&bundle).unwrap(), code.is_none());
     }
     // A state that does not read is no reason to forget it.
     std::fs::write(at("state.json"), "{}").unwrap();

@@ -151,9 +151,9 @@ fn wrong_kind_of_hcl() -> Result<Verified<Claims>, VerifyError> {
 fn older_collateral() -> Result<Verified<Claims>, VerifyError> {
     let quote = MACHINE.tdx.quote(&spec()).unwrap();
     let newer = tdx(quote.clone(), &collateral(|spec| spec.evaluation_number += 1))?;
-    let seen = Seen::default().advance(&newer)?;
+    let seen = Seen::default().advance(&newer, NOW, 0)?;
     let older = tdx(quote, &collateral(|_| ()))?;
-    seen.advance(&older).map(|_| older)
+    seen.advance(&older, NOW, 0).map(|_| older)
 }
 
 fn spec() -> QuoteSpec {

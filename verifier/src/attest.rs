@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use casemate_attestation::gpu::devices_digest;
 use casemate_attestation::{
-    Binding, Endorsements, Evidence, IdentityClaims, Reason, Risk, Seen, UnixTime, crypto,
+    Binding, Endorsements, Evidence, IdentityClaims, Mark, Risk, UnixTime, crypto, seen,
 };
 
 use crate::admitted::{Admitted, revoked};
@@ -131,7 +131,7 @@ fn permitted<'a>(verifier: &'a Verifier, name: &str) -> Result<&'a Task, Denial>
 struct Issued {
     given: Given,
     bundle: Vec<u8>,
-    seen: Seen,
+    marks: Vec<Mark>,
     admitted: Admitted,
 }
 
@@ -143,7 +143,7 @@ fn issue(
     risk: Risk,
     now: UnixTime,
 ) -> Result<Issued, Denial> {
-    let Judged { appraisal, bundle, seen } = judged;
+    let Judged { appraisal, bundle, marks } = judged;
     let identities = verifier.identities();
     let admitted = Admitted {
         sandbox: identities.sandbox_id(&brought.identity_key),
@@ -164,7 +164,7 @@ fn issue(
         anchor: claims.anchor,
         hardware: claims.hardware,
     };
-    Ok(Issued { given, bundle, seen, admitted })
+    Ok(Issued { given, bundle, marks, admitted })
 }
 
 fn identity_claims(admitted: &Admitted, epoch: u64) -> IdentityClaims {
@@ -189,13 +189,13 @@ async fn record(
     epoch: u64,
     now: UnixTime,
 ) -> Result<Given, Denial> {
-    let Issued { given, bundle, seen, admitted } = issued;
+    let Issued { given, bundle, marks, admitted } = issued;
     let facts = serde_json::json!({
         "task": admitted.task, "epoch": epoch, "boundary": given.boundary,
         "anchor": given.anchor, "hardware": given.hardware,
         "bundle": body::encode(&admitted.bundle),
     });
-    let lifetime = verifier.config().lifetimes.result_seconds;
+    let lifetimes = &verifier.config().lifetimes;
     let write = Write::Attested(Box::new(Attested {
         nonce: (fresh.digest(), fresh.expires_at),
         sandbox: Sandbox {
@@ -204,12 +204,13 @@ async fn record(
             sealing_key: admitted.sealing_key,
             task: admitted.task.clone(),
             bundle: admitted.bundle,
-            expires_at: now.plus_seconds(lifetime),
+            expires_at: now.plus_seconds(lifetimes.result_seconds),
             revoked_at: None,
         },
         epoch,
         bundle,
-        seen,
+        marks,
+        counts_until: seen::counts_until(now, lifetimes.endorsement_grace_days),
         audit: row(now, "done", &admitted.sandbox, facts),
     }));
     match verifier.store().write(write).await? {
@@ -224,18 +225,9 @@ async fn record(
             Err(Denial::new(Code::IdentityChanged, "identity", expected, actual))
         }
         Err(Refusal::NonceUsed) => Err(nonce_used()),
-        Err(Refusal::RolledBack) => Err(rolled_back()),
+        Err(Refusal::RolledBack(error)) => Err(judge::refused(*error)),
         Err(Refusal::Absent) => Err(unexpected(Refusal::Absent)),
     }
-}
-
-/// Somebody serves the collateral or the revocation list of yesterday.
-fn rolled_back() -> Denial {
-    let reason = Reason::CollateralRollback;
-    let expected = "endorsements as new as those of earlier attestations";
-    let actual = "an older evaluation number, CRL number or list";
-    let rule = format!("{}: endorsements", reason.code());
-    Denial::new(Code::EvidenceRefused, rule, expected, actual).hint(reason.meaning())
 }
 
 fn nonce_used() -> Denial {

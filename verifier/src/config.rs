@@ -69,6 +69,9 @@ pub struct Lifetimes {
     pub result_seconds: u64,
     /// Seconds that an identity certificate is valid. Default 900.
     pub certificate_seconds: u64,
+    /// Days that machines may still bring older endorsements after a newer one
+    /// was first seen. Default 7, at most 365; 0 is none.
+    pub endorsement_grace_days: u64,
 }
 
 /// How much a peer may ask for.
@@ -201,7 +204,9 @@ impl Lifetimes {
     fn check(&self) -> Result<(), ConfigError> {
         within("lifetimes.nonce_seconds", "1 to 600", self.nonce_seconds, 1..=600)?;
         within("lifetimes.result_seconds", "1 to 3600", self.result_seconds, 1..=3600)?;
-        within("lifetimes.certificate_seconds", "1 to 3600", self.certificate_seconds, 1..=3600)
+        within("lifetimes.certificate_seconds", "1 to 3600", self.certificate_seconds, 1..=3600)?;
+        let days = self.endorsement_grace_days;
+        within("lifetimes.endorsement_grace_days", "0 to 365", days, 0..=365)
     }
 }
 
@@ -225,7 +230,12 @@ impl Limits {
 
 impl Default for Lifetimes {
     fn default() -> Self {
-        Self { nonce_seconds: 120, result_seconds: 300, certificate_seconds: 900 }
+        Self {
+            nonce_seconds: 120,
+            result_seconds: 300,
+            certificate_seconds: 900,
+            endorsement_grace_days: casemate_attestation::seen::GRACE_DAYS,
+        }
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::path::Path;
 
+use casemate_attestation::seen::marks;
 use casemate_attestation::{
-    Appraisal, Binding, Bundle, Endorsements, Evidence, Policy, ReferenceValues, Risk, Seen,
-    TrustAnchors, UnixTime, appraise, verify,
+    Appraisal, Binding, Bundle, Endorsements, Evidence, Mark, Policy, ReferenceValues, Risk,
+    TrustAnchors, UnixTime, VerifyError, appraise, verify,
 };
 
 use crate::config::Config;
@@ -29,7 +30,7 @@ pub(crate) struct Judged {
     /// The attestation bundle, encoded (docs/formats/bundle.md).
     pub bundle: Vec<u8>,
     /// How new the endorsements are that it rests on.
-    pub seen: Seen,
+    pub marks: Vec<Mark>,
 }
 
 /// A document that cannot be used.
@@ -78,17 +79,13 @@ impl Judge {
         binding: &Binding,
         now: UnixTime,
     ) -> Result<Judged, Denial> {
-        let claims = verify(evidence, &self.anchors, endorsements, now).map_err(|error| {
-            let rule = format!("{}: {}", error.reason.code(), error.field);
-            Denial::new(Code::EvidenceRefused, rule, error.expected, error.actual)
-                .hint(error.reason.meaning())
-        })?;
+        let claims = verify(evidence, &self.anchors, endorsements, now).map_err(refused)?;
         let (policy, references) = (&self.policy, &self.references);
         let appraisal = appraise(&claims, policy, references, binding, now);
-        let seen = Seen::default().advance(&claims).map_err(Denial::internal)?;
+        let marks = marks(&claims);
         let bundle =
             Bundle::new(evidence, binding, endorsements, policy, references, &appraisal).encode();
-        Ok(Judged { appraisal, bundle, seen })
+        Ok(Judged { appraisal, bundle, marks })
     }
 
     /// Judges the evidence of a stored bundle anew: its time and binding, the
@@ -100,6 +97,13 @@ impl Judge {
         let judged = self.judge(&evidence, &bundle.endorsements, &binding, bundle.time)?;
         Ok((judged, binding))
     }
+}
+
+/// The denial of evidence that does not hold.
+pub(crate) fn refused(error: VerifyError) -> Denial {
+    let rule = format!("{}: {}", error.reason.code(), error.field);
+    Denial::new(Code::EvidenceRefused, rule, error.expected, error.actual)
+        .hint(error.reason.meaning())
 }
 
 /// The denial of `appraisal` for `risk`, with every rule that was looked at.

@@ -12,6 +12,7 @@ use crate::anchors::{AmdAnchor, Anchor, TrustAnchors};
 use crate::crypto::Scheme;
 use crate::error::{Reason, VerifyError};
 use crate::evidence::{EndorsementKind, EvidenceItem};
+use crate::seen;
 use crate::time::UnixTime;
 use crate::verify::{Endorsements, Verified};
 use crate::wire::hex;
@@ -30,6 +31,8 @@ pub struct SnpClaims {
     pub owner: VekOwner,
     /// The root that vouches.
     pub anchor: Anchor,
+    /// The SHA-256 of that root's certificate.
+    pub root: [u8; 32],
     /// The revocation list that was consulted, if there was one.
     pub crl: Option<CrlState>,
 }
@@ -52,6 +55,7 @@ pub struct PreparedVek {
     vek: Vek,
     chain: Vec<Certificate>,
     anchor: Anchor,
+    root: [u8; 32],
     crl: Option<Crl>,
 }
 
@@ -79,6 +83,7 @@ impl PreparedVek {
             vek,
             chain: vec![issuer, anchor.ark().clone()],
             anchor: anchor.anchor().clone(),
+            root: seen::id_of(anchor.ark()),
             crl: newest.map(|crl| (*crl).clone()),
         };
         prepared.check_time(now)?;
@@ -144,6 +149,7 @@ impl PreparedVek {
             reported_tcb,
             owner: self.vek.owner().clone(),
             anchor: self.anchor.clone(),
+            root: self.root,
             crl: self.crl.as_ref().map(CrlState::of),
             report,
         }))

@@ -13,6 +13,7 @@ use super::tcb_info::{self, Kind, TcbInfo};
 use crate::anchors::{Anchor, IntelAnchor};
 use crate::crypto::{PublicKey, Scheme, sha256};
 use crate::error::{Reason, VerifyError};
+use crate::seen;
 use crate::time::UnixTime;
 use crate::verify::Verified;
 use crate::wire::hex;
@@ -56,6 +57,8 @@ pub struct TdxClaims {
     pub collateral: CollateralFacts,
     /// The root that vouches.
     pub anchor: Anchor,
+    /// The SHA-256 of that root's certificate.
+    pub root: [u8; 32],
 }
 
 /// The age of collateral, for policies on freshness and rollback.
@@ -135,6 +138,7 @@ impl Prepared {
             tcb,
             collateral,
             anchor: self.anchor.clone(),
+            root: seen::id_of(&self.root),
         }))
     }
 

@@ -10,11 +10,12 @@ mod print;
 mod state;
 mod tree;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use casemate_attestation::bundle::Asked;
+use casemate_attestation::seen::GRACE_DAYS;
 use casemate_attestation::{
     Appraisal, Bundle, Check, Expected, Policy, ReferenceValues, TrustAnchors, UnixTime, appraise,
     verify,
@@ -56,6 +57,11 @@ pub(crate) struct Arguments {
     /// and refuses older ones (docs/formats/verify.md).
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+    /// Days for which the state still lets older endorsements pass after newer
+    /// ones were first seen; 0 is none.
+    #[arg(long, value_name = "DAYS", default_value_t = GRACE_DAYS, requires = "state",
+          value_parser = clap::value_parser!(u64).range(..=365))]
+    state_grace_days: u64,
     /// The result as JSON, version 1 (docs/formats/verify.md).
     #[arg(long)]
     json: bool,
@@ -102,20 +108,27 @@ fn judge(arguments: &Arguments) -> anyhow::Result<Answer> {
         None => expected(arguments)?,
     };
     let appraisal = appraise(&claims, &policy, &references, expected, now);
+    if let Some(path) = &arguments.state
+        && let Err(error) =
+            state::advance(path, &claims, &appraisal, now, arguments.state_grace_days)?
+    {
+        return Ok(print::not_verified(&error, arguments.json));
+    }
     if let Some(path) = &arguments.bundle {
         let (evidence, endorsements) = (&gathered.evidence, &gathered.endorsements);
         let bundle =
             Bundle::new(evidence, expected, endorsements, &policy, &references, &appraisal);
-        std::fs::write(path, bundle.encode())
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    if let Some(path) = &arguments.state
-        && let Err(error) = state::advance(path, &claims, &appraisal)?
-    {
-        return Ok(print::not_verified(&error, arguments.json));
+        write_bundle(path, &bundle.encode())?;
     }
     let open = undecided(&Given::on_command_line(arguments), &appraisal);
     Ok(print::appraisal(&appraisal, &open, arguments.json))
+}
+
+/// What cannot be read again is not written: a bundle over a limit of the format
+/// is an error that names the limit.
+fn write_bundle(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    Bundle::decode(bytes).context("--bundle: what was judged does not fit into a bundle")?;
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A bundle is judged by what is in it, at its own time: whoever also names a

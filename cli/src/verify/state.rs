@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
-use casemate_attestation::{Appraisal, Claims, Seen, VerifyError};
+use casemate_attestation::{Appraisal, Claims, Seen, UnixTime, VerifyError};
 
 /// A verifier of every family and root stays far below it.
 const MAX_STATE_BYTES: u64 = 1024 * 1024;
@@ -16,9 +16,11 @@ pub(crate) fn advance(
     path: &Path,
     claims: &Claims,
     appraisal: &Appraisal,
+    now: UnixTime,
+    grace_days: u64,
 ) -> anyhow::Result<Result<(), VerifyError>> {
     let seen = read(path).with_context(|| path.display().to_string())?;
-    let next = match seen.advance(claims) {
+    let next = match seen.advance(claims, now, grace_days) {
         Ok(next) => next,
         Err(error) => return Ok(Err(error)),
     };

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use casemate_attestation::{Seen, UnixTime};
+use casemate_attestation::seen::{MAX_WAITING, rolled_back};
+use casemate_attestation::x509::CrlNumber;
+use casemate_attestation::{Mark, UnixTime, VerifyError};
 use sqlx::sqlite::SqlitePool;
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
@@ -64,7 +66,9 @@ pub(crate) struct Attested {
     /// The attestation bundle.
     pub bundle: Vec<u8>,
     /// How new the endorsements are that it rests on.
-    pub seen: Seen,
+    pub marks: Vec<Mark>,
+    /// Marks that were first seen by then are what newer ones may not fall below.
+    pub counts_until: UnixTime,
     /// The audit row.
     pub audit: AuditRow,
 }
@@ -100,7 +104,7 @@ pub struct AuditRow {
 }
 
 /// What a write found when it compared inside the transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The nonce was used before.
     NonceUsed,
@@ -108,8 +112,8 @@ pub(crate) enum Refusal {
     Revoked,
     /// The identity attested before with another sealing key or a higher epoch.
     Changed,
-    /// The endorsements are older than those of an earlier attestation.
-    RolledBack,
+    /// The endorsements are older than those of an earlier attestation: which.
+    RolledBack(Box<VerifyError>),
     /// There is no such row, or it is revoked already.
     Absent,
 }
@@ -181,7 +185,7 @@ async fn commit_all(pool: &SqlitePool, jobs: &[Job]) -> Vec<Outcome> {
             let mut outcomes = Vec::with_capacity(jobs.len());
             for job in jobs {
                 let alone = commit(pool, std::slice::from_ref(job)).await;
-                outcomes.push(alone.map(|outcomes| outcomes.first().copied().unwrap_or(Ok(()))));
+                outcomes.push(alone.map(|outcomes| outcomes.into_iter().next().unwrap_or(Ok(()))));
             }
             outcomes
         }
@@ -261,8 +265,8 @@ async fn attest(db: &mut SqliteConnection, new: &Attested) -> Result<Option<Refu
             return Ok(Some(Refusal::Changed));
         }
     }
-    if is_rolled_back(db, &new.seen).await? {
-        return Ok(Some(Refusal::RolledBack));
+    if let Some(older) = older(db, new).await? {
+        return Ok(Some(Refusal::RolledBack(Box::new(older))));
     }
     // Last of the comparisons: it writes, and after it nothing refuses.
     if let Some(used) = use_nonce(db, &new.nonce).await? {
@@ -293,34 +297,58 @@ async fn attest(db: &mut SqliteConnection, new: &Attested) -> Result<Option<Refu
         .bind(&new.bundle)
         .execute(&mut *db)
         .await?;
-    remember(db, &new.seen).await?;
+    remember(db, new).await?;
     Ok(None)
 }
 
-/// Whether an endorsement is older than one that an earlier result rested on.
-async fn is_rolled_back(db: &mut SqliteConnection, seen: &Seen) -> Result<bool, StoreError> {
-    for (name, value) in seen.marks() {
-        let newer = sqlx::query("SELECT 1 FROM seen WHERE name = $1 AND value > $2")
-            .bind(name)
-            .bind(&value.to_be_bytes()[..])
-            .fetch_optional(&mut *db)
-            .await?;
-        if newer.is_some() {
-            return Ok(true);
+/// The refusal of an endorsement that is older than one that earlier results
+/// rested on, long enough ago.
+async fn older(
+    db: &mut SqliteConnection,
+    new: &Attested,
+) -> Result<Option<VerifyError>, StoreError> {
+    for mark in &new.marks {
+        let newer = sqlx::query(
+            "SELECT value, since FROM seen WHERE name = $1 AND value > $2 AND since <= $3
+             ORDER BY value DESC LIMIT 1",
+        )
+        .bind(&mark.name)
+        .bind(&mark.value.to_be_bytes()[..])
+        .bind(number(new.counts_until.0))
+        .fetch_optional(&mut *db)
+        .await?;
+        if let Some(newer) = newer {
+            let value = CrlNumber::from_be_bytes(newer.try_get("value")?).unwrap_or_default();
+            let since = u64::try_from(newer.try_get::<i64, _>("since")?).unwrap_or_default();
+            return Ok(Some(rolled_back(mark, value, UnixTime(since))));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
-/// Keeps what [`is_rolled_back`] has just compared.
-async fn remember(db: &mut SqliteConnection, seen: &Seen) -> Result<(), StoreError> {
-    for (name, value) in seen.marks() {
+/// Keeps what is newer than all that [`older`] has compared with, each with the
+/// time of this attestation; what a newer one has replaced for good goes.
+async fn remember(db: &mut SqliteConnection, new: &Attested) -> Result<(), StoreError> {
+    let counts = number(new.counts_until.0);
+    for mark in &new.marks {
         sqlx::query(
-            "INSERT INTO seen (name, value) VALUES ($1, $2)
-             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            "DELETE FROM seen WHERE name = $1 AND value <
+             (SELECT MAX(value) FROM seen WHERE name = $1 AND since <= $2)",
         )
-        .bind(name)
-        .bind(&value.to_be_bytes()[..])
+        .bind(&mark.name)
+        .bind(counts)
+        .execute(&mut *db)
+        .await?;
+        sqlx::query(
+            "INSERT INTO seen (name, value, since) SELECT $1, $2, $3
+             WHERE $2 > COALESCE((SELECT MAX(value) FROM seen WHERE name = $1), $4)
+             AND (SELECT COUNT(*) FROM seen WHERE name = $1) <= $5",
+        )
+        .bind(&mark.name)
+        .bind(&mark.value.to_be_bytes()[..])
+        .bind(number(new.audit.at))
+        .bind(&CrlNumber::default().to_be_bytes()[..])
+        .bind(i64::try_from(MAX_WAITING).unwrap_or(i64::MAX))
         .execute(&mut *db)
         .await?;
     }

@@ -299,30 +299,56 @@ async fn each_challenge_outcome_is_in_the_audit() {
 }
 
 /// A guest, or who stands between it and the vendor, brings the list of
-/// yesterday: refused, after a restart too.
+/// yesterday: refused, after a restart too, and so is no list at all.
 #[tokio::test]
 async fn endorsements_do_not_go_back() {
-    let world = World::new().await;
-    let now = world.now();
-    let list = |age: u64| PSP.crl(&[], UnixTime(now.0 - age), now.plus_seconds(3600)).unwrap();
-    let (old, new) = (list(200), list(100));
-    let attest = async |world: &World, crl: &[u8]| {
-        let guest = Guest::new();
-        let mut session = world.session().await;
-        let nonce = session.nonce().await;
-        let binding = guest.binding(&nonce, &session);
-        let mut evidence = guest.evidence(&binding, world.now());
-        evidence.items[0].endorsements.push((EndorsementKind::Crl, crl.to_vec()));
-        let mut body = guest.attestation(&binding, world.now());
-        body["evidence"] = json!(encode(&evidence.encode()));
-        session.post("/v1/attest", &body).await
-    };
-    for (crl, status) in [(&old, 200), (&new, 200), (&new, 200)] {
-        let (actual, answer) = attest(&world, crl).await;
-        assert_eq!(actual, status, "{answer:#}");
+    let world = World::with(|config| config + "[lifetimes]\nendorsement_grace_days = 0\n").await;
+    let [old, new] = lists(&world);
+    for crl in [None, Some(&old), Some(&new), Some(&new)] {
+        let (status, answer) = attest_with(&world, crl).await;
+        assert_eq!(status, 200, "{answer:#}");
     }
-    denied(attest(&world, &old).await, 403, "evidence-refused");
+    let said = denied(attest_with(&world, Some(&old)).await, 403, "evidence-refused");
+    assert!(said["rule"].as_str().unwrap().starts_with("collateral-rollback"), "{said:#}");
+    assert!(said["expected"].as_str().unwrap().contains("known since"), "{said:#}");
     let world = world.restarted().await;
-    denied(attest(&world, &old).await, 403, "evidence-refused");
-    assert_eq!(attest(&world, &new).await.0, 200);
+    denied(attest_with(&world, Some(&old)).await, 403, "evidence-refused");
+    denied(attest_with(&world, None).await, 403, "evidence-refused");
+    assert_eq!(attest_with(&world, Some(&new)).await.0, 200);
+}
+
+/// One machine that is first does not lock the others out; a day later it does.
+#[tokio::test]
+async fn older_endorsements_have_a_grace() {
+    let world = World::with(|config| config + "[lifetimes]\nendorsement_grace_days = 1\n").await;
+    let [old, new] = lists(&world);
+    for crl in [Some(&new), Some(&old), None] {
+        let (status, answer) = attest_with(&world, crl).await;
+        assert_eq!(status, 200, "{answer:#}");
+    }
+    world.advance(86_400);
+    let world = world.restarted().await;
+    denied(attest_with(&world, Some(&old)).await, 403, "evidence-refused");
+    denied(attest_with(&world, None).await, 403, "evidence-refused");
+    assert_eq!(attest_with(&world, Some(&new)).await.0, 200);
+}
+
+/// Two current lists, the older first.
+fn lists(world: &World) -> [Vec<u8>; 2] {
+    let now = world.now();
+    [200, 100]
+        .map(|age| PSP.crl(&[], UnixTime(now.0 - age), now.plus_seconds(30 * 86_400)).unwrap())
+}
+
+async fn attest_with(world: &World, crl: Option<&Vec<u8>>) -> (u16, Value) {
+    let guest = Guest::new();
+    let mut session = world.session().await;
+    let nonce = session.nonce().await;
+    let binding = guest.binding(&nonce, &session);
+    let mut evidence = guest.evidence(&binding, world.now());
+    let list = crl.map(|crl| (EndorsementKind::Crl, crl.clone()));
+    evidence.items[0].endorsements.extend(list);
+    let mut body = guest.attestation(&binding, world.now());
+    body["evidence"] = json!(encode(&evidence.encode()));
+    session.post("/v1/attest", &body).await
 }
