@@ -1,8 +1,6 @@
 //! The decision on one call: its order, its gates, its reservation and its
 //! place in the log, all under the state's lock.
 
-use std::collections::BTreeMap;
-
 use casemate_ledger::cgp::{Denial, RpcError, error_code};
 use casemate_ledger::{
     Approvals, Authentic, BoundaryCheck, Decision, Event, EventKind, Hold, Identity, Invocation,
@@ -14,8 +12,8 @@ use tokio::sync::watch;
 use crate::approve;
 use crate::clock::Now;
 use crate::decide::{
-    self, Breakers, Call, Exact, Facts, Held, Level, Loops, Pending, Permit, Raised, Ruling,
-    Standing, User,
+    self, Breakers, Call, Exact, Facts, Level, Loops, Pending, Permit, Raised, Ruling, Standing,
+    User,
 };
 use crate::envelope::{self, OutOfOrder};
 use crate::journal::Written;
@@ -158,7 +156,7 @@ fn rule(
     let caller = call.caller;
     let named = match call.grant {
         Some(grant) => Some(grant.id),
-        None => grant_of_task(&state.grants, caller, now),
+        None => grant_of_task(state, caller, now),
     };
     let line = named.map(|id| state.line(&id)).unwrap_or_default();
     let (no_loops, no_failures) = (Loops::default(), Breakers::default());
@@ -327,12 +325,8 @@ fn activate(
 }
 
 /// A grant that `caller` could use, one that is live before one that is over.
-fn grant_of_task(
-    grants: &BTreeMap<[u8; 16], Held>,
-    caller: &Identity,
-    now: Now,
-) -> Option<[u8; 16]> {
-    let grants = grants.values().filter(|held| held.is_for(caller));
+fn grant_of_task(state: &State, caller: &Identity, now: Now) -> Option<[u8; 16]> {
+    let grants = state.of_task(&caller.claims.task).filter(|held| held.is_for(caller));
     let best = grants.max_by_key(|held| !held.revoked && held.grant.is_timely(now.unix()));
     best.map(|held| held.grant.id)
 }

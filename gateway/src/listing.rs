@@ -21,7 +21,7 @@ pub(crate) fn tools(gateway: &Gateway, caller: &Identity) -> Result<Value, RpcEr
     let mut listed = BTreeMap::new();
     let mut keep_ms = KEEP_MS;
     let state = locked(&gateway.state);
-    for held in state.grants.values() {
+    for held in state.of_task(&caller.claims.task) {
         let line = state.line(&held.grant.id);
         let live = |held: &&Held| !held.revoked && held.grant.is_timely(now.unix());
         let usable = !line.is_empty()
