@@ -316,18 +316,36 @@ fn of_several_sets_the_newest_that_fits_judges() {
     };
     let revoked = || set(|spec| spec.revoke_pck = true);
     let broken = || (EndorsementKind::TdxCollateral, b"no bundle".to_vec());
-    let judged = |items: Vec<_>| {
+    let bundle = |set: Collateral| (EndorsementKind::TdxCollateral, set.encode());
+    let of_another_root = || {
+        let other = model(at("2026-06-01T00:00:00Z"));
+        bundle(other.collateral(&CollateralSpec::new(&other, at("2026-06-01T00:00:00Z"))).unwrap())
+    };
+    // The list of another PCK CA.
+    let without_crl = || {
+        let set = MODEL.collateral(&collateral_spec()).unwrap();
+        bundle(Collateral { pck_crls: vec![set.root_crl.clone()], ..set })
+    };
+    let judged_with = |items: Vec<_>, sent: Vec<_>| {
         let anchors = TrustAnchors { intel: vec![anchor(&MODEL)], ..TrustAnchors::default() };
         let item = EvidenceItem {
             kind: EvidenceKind::TdxQuote,
             evidence: quote.clone(),
-            endorsements: vec![],
+            endorsements: sent,
         };
         verify(&Evidence { items: vec![item] }, &anchors, &Endorsements { items }, now())
             .map(|claims| claims.tdx().unwrap().tcb.status)
             .map_err(|error| error.reason)
     };
-    for first in [stale(), other(), broken()] {
+    let judged = |items| judged_with(items, vec![]);
+    // The attester's set does where the caller's are of other platforms, and only there.
+    assert_eq!(judged_with(vec![other()], vec![good()]), Ok(TcbStatus::UpToDate));
+    for (unfit, reason) in
+        [(stale(), Reason::CollateralStale), (broken(), Reason::CollateralMalformed)]
+    {
+        assert_eq!(judged_with(vec![unfit, other()], vec![good()]), Err(reason));
+    }
+    for first in [stale(), other(), broken(), of_another_root(), without_crl()] {
         assert_eq!(judged(vec![first, good()]), Ok(TcbStatus::UpToDate));
     }
     for both in [vec![good(), newer()], vec![newer(), good()]] {

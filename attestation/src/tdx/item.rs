@@ -45,8 +45,10 @@ impl Memory {
     }
 }
 
-/// Verifies a quote against what the caller supplied, else against what the
-/// attester sent. Of several sets that fit, the newest judges.
+/// Verifies a quote against what the caller supplied; where that says nothing of
+/// the platform, against what the attester sent. Of several sets that fit, the
+/// newest judges. A caller's set that is unfit otherwise never gives way to one
+/// that the attester chose.
 pub(crate) fn verify_item(
     item: &EvidenceItem,
     anchors: &TrustAnchors,
@@ -57,6 +59,9 @@ pub(crate) fn verify_item(
     for source in [&endorsements.items, &item.endorsements] {
         if let Some(claims) = judge(&item.evidence, source, anchors, now, &mut unfit)? {
             return Ok(claims);
+        }
+        if let Some(error) = unfit.take_if(|error| !is_of_another(error)) {
+            return Err(error);
         }
     }
     Err(unfit.unwrap_or_else(missing))
@@ -85,8 +90,7 @@ fn judge(
                 best = Some(claims);
             }
             Ok(_) => {}
-            Err(error) if is_of_another(&error) => note(unfit, error)?,
-            Err(error) if error.reason == Reason::CollateralStale => note(unfit, error)?,
+            Err(error) if is_unfit(&error) => note(unfit, error)?,
             Err(error) => return Err(error),
         }
     }
@@ -100,6 +104,14 @@ fn age(claims: &TdxClaims) -> (u32, UnixTime) {
 
 fn is_of_another(error: &VerifyError) -> bool {
     matches!(error.reason, Reason::Fmspc | Reason::PceId)
+}
+
+/// Whether another set may say more of the same quote: this one is of another
+/// platform, CA, root or time.
+fn is_unfit(error: &VerifyError) -> bool {
+    use Reason::{CertValidity, Chain, CollateralStale, CrlIssuer};
+    let of_the_set = matches!(error.reason, CollateralStale | CertValidity | CrlIssuer | Chain);
+    of_the_set || is_of_another(error)
 }
 
 /// Keeps why a set is of no use, the reason that says more: that a set is of
