@@ -46,12 +46,18 @@ pub enum AttestError {
         /// The digest of the bundle.
         actual: String,
     },
+    /// The whole of it took too long.
+    #[error("attestation: not done within {seconds} s")]
+    Timeout {
+        /// How long was waited.
+        seconds: u64,
+    },
 }
 
 impl AttestError {
     /// Whether the verifier said no, which asking again does not change.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Http(HttpError::Denied { .. }))
+        matches!(self, Self::Http(error) if error.is_refusal())
     }
 }
 

@@ -109,6 +109,12 @@ impl GatewayError {
         }
     }
 
+    /// Whether the gateway may have ended the stream because of our certificate:
+    /// in TLS 1.3 it looks at that after our handshake is done (RFC 8446 2).
+    fn may_be_the_certificate(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Closed)
+    }
+
     /// The gateway's answer to a sandbox that its operator has stopped.
     fn as_stop(&self) -> Option<&RpcError> {
         match self {

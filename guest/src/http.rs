@@ -46,9 +46,21 @@ pub enum HttpError {
     Denied {
         /// The request's path.
         path: String,
+        /// The answer's status.
+        status: u16,
         /// Its explanation.
         denial: Box<Denial>,
     },
+}
+
+impl HttpError {
+    /// Whether the service said no to this request, which asking again does not
+    /// change: not when it was busy, full, late or broken (RFC 9110 15.5, 15.6;
+    /// RFC 6585 4).
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Denied { status: 400..=499, .. })
+            && !matches!(self, Self::Denied { status: 408 | 429, .. })
+    }
 }
 
 /// How a service explains a refusal. Unknown fields are ignored: it is shown
@@ -112,7 +124,8 @@ impl Http {
         }
         match serde_json::from_slice::<Denial>(&bytes) {
             Ok(denial) if !denial.code.is_empty() => {
-                Err(HttpError::Denied { path: path.to_owned(), denial: Box::new(denial) })
+                let (path, status) = (path.to_owned(), status.as_u16());
+                Err(HttpError::Denied { path, status, denial: Box::new(denial) })
             }
             _ => Err(wrong(format!("expected 200 or an explained denial, got status {status}"))),
         }
@@ -161,8 +174,23 @@ mod tests {
         assert_eq!(good.unwrap()["a"], 1);
         let denied = answered(
             "HTTP/1.1 403 Forbidden\r\ncontent-length: 33\r\n\r\n{\"code\":\"risk\",\"rule\":\"boundary\"}",
-        );
-        assert!(matches!(denied.await, Err(HttpError::Denied { .. })));
+        )
+        .await;
+        assert!(matches!(denied, Err(HttpError::Denied { status: 403, .. })), "{denied:?}");
+        assert!(denied.unwrap_err().is_refusal());
+        for (status, refusal) in [
+            (400, true),
+            (404, true),
+            (408, false),
+            (429, false),
+            (500, false),
+            (503, false),
+            (507, false),
+        ] {
+            let denial = Box::new(Denial { code: "some".into(), ..Denial::default() });
+            let error = HttpError::Denied { path: "/v1/x".into(), status, denial };
+            assert_eq!(error.is_refusal(), refusal, "{status}");
+        }
         for answer in [
             "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{a}",
             "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}",

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_ledger::cgp::RpcError;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::calls::Calls;
 use super::session::Session;
 use super::{Dial, Gateway, GatewayError};
-use crate::attest::Attested;
+use crate::attest::{AttestError, Attested};
 use crate::console::say;
 use crate::identity::Identity;
 
@@ -18,7 +18,10 @@ use crate::identity::Identity;
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
 /// What one try takes of that at most.
 const MOST_OF_A_TRY: Duration = Duration::from_secs(10);
-/// After so many failures the next try is made under a new certificate.
+/// What a new certificate takes at most; the old one may still do meanwhile.
+const ATTEST_PATIENCE: Duration = Duration::from_secs(60);
+/// After so many streams that the gateway ended at hello, the next try is made
+/// under a new certificate.
 const TRIES_OF_ONE_CERTIFICATE: u32 = 3;
 /// The first and the longest pause between two tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -82,22 +85,26 @@ impl<D: Dial> Keeper<D> {
     /// decide, who can end the machine; anything else has its time.
     async fn reconnect(&mut self) -> Result<(), GatewayError> {
         let mut patience = RECONNECT_PATIENCE;
-        let (mut pause, mut failed) = (PAUSES.0, 0);
+        let (mut pause, mut ended, mut fresh) = (PAUSES.0, 0, false);
         loop {
             let began = Instant::now();
-            let Err(error) = self.try_once().await else { return Ok(()) };
+            // The clock of a machine that was paused is late, and so its renewal.
+            let doubted = !fresh && ended >= TRIES_OF_ONE_CERTIFICATE;
+            let tried = match self.refresh(doubted).await {
+                Ok(new) => {
+                    fresh |= new;
+                    self.try_once().await
+                }
+                Err(error) => Err(error),
+            };
+            let Err(error) = tried else { return Ok(()) };
             let stop = error.as_stop();
             if stop.is_some() {
                 patience = RECONNECT_PATIENCE;
             } else if !error.is_passing() || patience.is_zero() {
                 return Err(error);
-            } else {
-                failed += 1;
-                if failed == TRIES_OF_ONE_CERTIFICATE {
-                    // The clock of a machine that was paused is late, and so its renewal.
-                    self.renewal.0 = Instant::now();
-                }
             }
+            ended += u32::from(error.may_be_the_certificate());
             self.rest(pause, stop).await;
             pause = (pause * 2).min(PAUSES.1);
             // Of a machine that stood meanwhile the clock may have gone on.
@@ -119,25 +126,39 @@ impl<D: Dial> Keeper<D> {
     }
 
     async fn try_once(&mut self) -> Result<(), GatewayError> {
-        // A machine that was paused may wake up with a certificate that is over.
-        let over = remaining(&self.attested).is_zero();
-        if over || Instant::now() >= self.renewal.0 {
-            match self.dial.attest().await {
-                Ok(attested) => {
-                    self.renewal = renewal(&attested);
-                    self.attested = attested;
-                }
-                Err(error) if over || error.is_refusal() => {
-                    return Err(GatewayError::Renewal(Box::new(error)));
-                }
-                Err(error) => say(&format!("identity, renewal: {error}; the old one goes on")),
-            }
-        }
         let stream = self.dial.connect(&self.attested).await?;
         let session = Session::greet(stream, &mut self.calls, &self.attested).await?;
         self.session = Some(session);
         Ok(())
     }
+
+    /// Makes sure of a certificate to go on with; gives whether it is a new one.
+    /// One that is only due is renewed beside the next stream, while calls go on.
+    async fn refresh(&mut self, doubted: bool) -> Result<bool, GatewayError> {
+        // A machine that was paused may wake up with a certificate that is over.
+        let over = remaining(&self.attested).is_zero();
+        if !over && !doubted {
+            return Ok(false);
+        }
+        let most = if over { ATTEST_PATIENCE } else { MOST_OF_A_TRY };
+        match attest(&self.dial, most).await {
+            Ok(attested) => {
+                self.renewal = renewal(&attested);
+                self.attested = attested;
+                Ok(true)
+            }
+            Err(error) if over || error.is_refusal() => Err(GatewayError::Renewal(Box::new(error))),
+            Err(error) => {
+                say(&format!("identity, renewal: {error}; the old one goes on"));
+                Ok(false)
+            }
+        }
+    }
+}
+
+async fn attest<D: Dial>(dial: &D, most: Duration) -> Result<Attested, AttestError> {
+    let late = |_| AttestError::Timeout { seconds: most.as_secs() };
+    timeout(most, dial.attest()).await.map_err(late)?
 }
 
 /// A new certificate, tried for from when it is due until the old one is over.
@@ -148,7 +169,7 @@ async fn attest_in_time<D: Dial>(
     sleep_until(due).await;
     let mut pause = PAUSES.0;
     loop {
-        match dial.attest().await {
+        match attest(dial, ATTEST_PATIENCE).await {
             Ok(attested) => return Ok(attested),
             Err(error) if error.is_refusal() || Instant::now() >= over => {
                 return Err(GatewayError::Renewal(Box::new(error)));

@@ -48,6 +48,8 @@ struct Line {
     /// Streams to the gateway so far, and to the verifier.
     streams: Arc<AtomicU32>,
     attestations: Arc<AtomicU32>,
+    /// How many of the next streams the host cannot relay to the gateway.
+    down: Arc<AtomicU32>,
 }
 
 /// A machine whose host relays to the stand-ins. `tune` changes the gateway.
@@ -66,6 +68,8 @@ fn line(fault: Fault, tune: fn(&mut Gateway)) -> Line {
     let mut host = casemate_mux::Host::start(host_end, ["verifier", "gateway", "host", "psp"]);
     let (streams, attestations) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
     let counts = (Arc::clone(&streams), Arc::clone(&attestations));
+    let down = Arc::<AtomicU32>::default();
+    let left = Arc::clone(&down);
     let mut fresh = Gateway::new(key);
     tune(&mut fresh);
     // One gateway for all streams: it remembers what it decided.
@@ -82,6 +86,10 @@ fn line(fault: Fault, tune: fn(&mut Gateway)) -> Line {
                 }
                 "gateway" => {
                     counts.0.fetch_add(1, Ordering::Relaxed);
+                    let less = |left: u32| left.checked_sub(1);
+                    if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+                        continue;
+                    }
                     let (gateway, acceptor) = (Arc::clone(&remembered), acceptors.1.clone());
                     tokio::spawn(async move { gateway.lock().await.serve(stream, acceptor).await });
                 }
@@ -106,7 +114,7 @@ fn line(fault: Fault, tune: fn(&mut Gateway)) -> Line {
         }
     });
     let mux = Guest::start(guest_end);
-    Line { mux, config, gateway: peer, identity, streams, attestations }
+    Line { mux, config, gateway: peer, identity, streams, attestations, down }
 }
 
 fn block(bytes: &[u8]) -> Vec<u8> {
@@ -476,4 +484,48 @@ async fn a_gateway_that_hangs_up_is_tried_under_a_new_certificate() {
     tools.call("echo".into(), json!({}), None).await.unwrap();
     assert_eq!(line.attestations.load(Ordering::Relaxed), before + 1);
     assert!(!session.is_finished());
+}
+
+/// The gateway starts anew: its host cannot reach it, and the verifier is busy.
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_is_away_costs_no_certificate() {
+    for fault in [Fault::Busy, Fault::Refuses, Fault::Silent] {
+        let line = line(fault, |_| {});
+        let (tools, session) = line.connect().await;
+        let (start, before) =
+            (tokio::time::Instant::now(), line.attestations.load(Ordering::Relaxed));
+        line.down.store(12, Ordering::Relaxed);
+        line.refuse(&tools, 0, 0).await;
+        tools.call("echo".into(), json!({}), None).await.unwrap();
+        assert_eq!(line.down.load(Ordering::Relaxed), 0);
+        assert_eq!(line.attestations.load(Ordering::Relaxed), before, "{fault:?}");
+        assert!(!session.is_finished());
+        println!("{fault:?}: served again after {:?}", start.elapsed());
+        session.abort();
+    }
+}
+
+/// What hangs up at hello may do so because of the certificate, or not: the old
+/// one, which is still valid, goes on where the verifier gives no new one.
+#[tokio::test(start_paused = true)]
+async fn a_verifier_that_cannot_certify_now_leaves_the_old_certificate() {
+    for fault in [Fault::Busy, Fault::Silent] {
+        let line = line(fault, |_| {});
+        let (tools, session) = line.connect().await;
+        let before = line.attestations.load(Ordering::Relaxed);
+        line.refuse(&tools, 0, 5).await;
+        tools.call("echo".into(), json!({}), None).await.unwrap();
+        assert!(line.attestations.load(Ordering::Relaxed) > before, "{fault:?}");
+        assert!(!session.is_finished());
+        session.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_verifier_that_refuses_ends_a_machine_that_the_gateway_refuses() {
+    let line = line(Fault::Refuses, |_| {});
+    let (tools, session) = line.connect().await;
+    line.refuse(&tools, 0, ALWAYS).await;
+    let ended = session.await.unwrap();
+    assert!(matches!(&ended, GatewayError::Renewal(_)), "{ended}");
 }

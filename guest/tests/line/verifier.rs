@@ -36,6 +36,12 @@ pub(crate) enum Fault {
     OtherSecret,
     /// Certifies for some seconds only.
     ShortLife,
+    /// Has too much to do after the first certificate.
+    Busy,
+    /// Certifies once, and refuses then.
+    Refuses,
+    /// Certifies once, and says nothing then.
+    Silent,
 }
 
 pub(crate) struct Verifier {
@@ -65,6 +71,9 @@ impl Verifier {
                 let path = request.uri().path().to_owned();
                 let body = request.into_body().collect().await?.to_bytes();
                 let body = serde_json::from_slice(&body).unwrap();
+                if this.fault == Fault::Silent && this.has_certified() {
+                    std::future::pending::<()>().await;
+                }
                 let (status, answer) = this.answer(&path, &body, attest, release);
                 let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -82,7 +91,14 @@ impl Verifier {
         attest: [u8; 32],
         release: [u8; 32],
     ) -> (u16, Value) {
+        let denial = |code: &str| json!({"code": code, "rule": "the stand-in's"});
         match path {
+            "/v1/challenge" if self.fault == Fault::Busy && self.has_certified() => {
+                (503, denial("busy"))
+            }
+            "/v1/challenge" if self.fault == Fault::Refuses && self.has_certified() => {
+                (403, denial("identity-revoked"))
+            }
             "/v1/challenge" => (200, json!({"nonce": B64.encode(NONCE), "expires_at": 1})),
             "/v1/attest" => (200, self.attest(body, attest)),
             "/v1/secrets/high" => (
@@ -92,6 +108,10 @@ impl Verifier {
             ),
             path => (200, self.release(path.strip_prefix("/v1/secrets/").unwrap(), body, release)),
         }
+    }
+
+    fn has_certified(&self) -> bool {
+        self.keys.lock().unwrap().is_some()
     }
 
     fn attest(&self, body: &Value, channel: [u8; 32]) -> Value {
