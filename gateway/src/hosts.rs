@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use casemate_attestation::cose::KeyId;
 use casemate_attestation::{Bundle, Evidence, EvidenceKind, HostClaim};
 use casemate_ledger::{StopLevel, text};
 use serde::{Deserialize, Serialize};
@@ -156,12 +157,22 @@ fn answer(state: &State, tenant: &str, question: &Question) -> Answer {
     }
     sandboxes.sort();
     sandboxes.dedup();
+    let revoked = &state.revoked_keys;
     for sandbox in &sandboxes {
         level = level.max(state.stops.level(tenant, &question.task, Some(sandbox)));
-        if state.stopped.contains(sandbox) {
+        if state.stopped.contains(sandbox)
+            || key_of(sandbox).is_some_and(|key| revoked.contains(&key))
+        {
             level = Some(StopLevel::Destroy);
         }
     }
     sandboxes.truncate(MAX_SANDBOXES);
     Answer { beat: question.beat, stop: level.map(StopLevel::name), sandboxes }
+}
+
+/// The id of the identity key that ends a sandbox's URI
+/// (docs/formats/identity-certificate.md).
+fn key_of(sandbox: &str) -> Option<KeyId> {
+    let (_, id) = sandbox.rsplit_once('/')?;
+    Some(KeyId(text::from_hex(id)?.try_into().ok()?))
 }

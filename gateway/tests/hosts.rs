@@ -7,6 +7,7 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use casemate_attestation::bundle::{Asked, Verdict};
+use casemate_attestation::cose::KeyId;
 use casemate_attestation::{
     Boundary, Bundle, Endorsements, Evidence, EvidenceItem, EvidenceKind, HostClaim, LaunchDigests,
 };
@@ -185,6 +186,24 @@ async fn a_paused_machine_is_still_paused_after_the_gateways_restart() {
     assert_eq!(watch.ask(&told).await["stop"], "pause");
     done(&scene, lift(&format!("sandbox:{sandbox}"))).await;
     assert_eq!(watch.next().await.get("stop"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_keys_machine_is_destroyed_also_after_the_gateways_restart() {
+    let scene = Scene::in_house(house()).await;
+    let ours = credential(&scene.house, "host-1", MACHINE);
+    let (sandbox, key) = (ours.sandbox.clone(), KeyId::of(&ours.key.public()).to_string());
+    let other = credential(&scene.house, "host-1", [8; 16]).sandbox;
+    let _port = scene.house.port(&scene.gateway, ours).await;
+    let mut watch = Watch::open(&scene).await;
+    assert_eq!(watch.ask(&[]).await.get("stop"), None);
+    done(&scene, Command::RevokeIdentity { key, reason: "test".to_owned() }).await;
+    assert_eq!(watch.next().await["stop"], "destroy");
+    // Nobody can say hello under that key again: the host's word is all there is.
+    let scene = Scene::in_house(scene.stop().await).await;
+    let mut watch = Watch::open(&scene).await;
+    assert_eq!(watch.ask(std::slice::from_ref(&other)).await.get("stop"), None);
+    assert_eq!(watch.ask(&[other, sandbox]).await["stop"], "destroy");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
