@@ -111,11 +111,22 @@ pub(super) fn explain(folder: &Path, case: &Value) -> anyhow::Result<String> {
     let Explanation { matches, tried, .. } = &found;
     ensure!(!matches.is_empty(), "expected a match, got none of {tried} launches");
     if let Some(wants) = wants.filter(|wants| wants.is_object()) {
+        only_known(wants)?;
         let fits = |variant: &&snp::Variant| is_the(variant, wants).unwrap_or(false);
         ensure!(matches.iter().any(|one| fits(&one)), "expected {wants}, got {matches:?}");
     }
     let hint = found.differences.join("; ");
     Ok(if hint.is_empty() { "the launch itself".to_owned() } else { hint })
+}
+
+/// A field that is not compared must not pass for one that is.
+fn only_known(wants: &Value) -> anyhow::Result<()> {
+    let known = ["vmm", "kernel_hashes", "guest_features", "cpu_sig", "vcpus", "ovmf_vars_size"];
+    let keys = wants.as_object().into_iter().flat_map(|fields| fields.keys());
+    match keys.into_iter().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => bail!("launch: expected fields of {known:?}, got {key}"),
+        None => Ok(()),
+    }
 }
 
 /// Whether `variant` is the launch that `wants` names, in the fields that it names.
@@ -243,6 +254,13 @@ mod tests {
             assert_eq!(read(case).unwrap(), 0x0080_0f12);
         }
         assert!(read(json!({"vcpu_type": "Pentium"})).is_err() && read(json!({})).is_err());
+    }
+
+    #[test]
+    fn a_field_that_is_not_compared_fails() {
+        only_known(&json!({"vmm": "qemu", "vcpus": 2})).unwrap();
+        let error = only_known(&json!({"vcpus": 2, "colour": 1})).unwrap_err();
+        assert!(error.to_string().contains("colour"), "{error}");
     }
 
     #[test]
