@@ -142,11 +142,11 @@ async fn a_no_is_a_no_and_a_yes_outlives_a_restart() {
     assert_eq!(code(&again), "approval_denied");
     // Asked before a restart, approved before it by one of two, and used after it.
     port.start("fx.echo", json!({"amount": "300"}), &|_| ()).await;
-    let calls = scene.waiting(2).await;
+    let calls = scene.waiting(1).await;
     let call = calls.into_iter().find(|call| call.needed == 2).unwrap();
     assert!(matches!(scene.say(&keys, "bob", &call, |_| ()).await, Reply::Done(_)));
     let (mut port, scene) = scene.restart(port).await;
-    let calls = scene.waiting(2).await;
+    let calls = scene.waiting(1).await;
     let held = calls.into_iter().find(|one| one.id == call.id).unwrap();
     assert_eq!((held.given, held.display.as_ref()), (1, None));
     let blind = scene.say(&keys, "carol", &call, |_| ()).await;
@@ -154,7 +154,7 @@ async fn a_no_is_a_no_and_a_yes_outlives_a_restart() {
     // The same call, made again, waits for the same people.
     let id = port.start("fx.echo", json!({"amount": "300"}), &|_| ()).await;
     let shown = loop {
-        let calls = scene.waiting(2).await;
+        let calls = scene.waiting(1).await;
         let held = calls.into_iter().find(|one| one.id == call.id).unwrap();
         if held.display.is_some() {
             break held;
