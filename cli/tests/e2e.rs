@@ -268,8 +268,9 @@ fn i_stops_and_the_dead_mans_lease_reach_the_machine() {
     let (asked, pid) = (Instant::now(), running.backend());
     world.stop("pause");
     running.until_told("\"by\":\"stop\"", 1);
-    println!("paused {:?} after the operator asked", asked.elapsed());
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    let took = asked.elapsed();
+    println!("paused {took:?} after the operator asked, the command's start included");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     // Longer than lease and grace: the gateway answers for it.
     let used = cpu_ticks(pid);
     std::thread::sleep(Duration::from_secs(10));

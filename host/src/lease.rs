@@ -101,6 +101,11 @@ impl Lease {
         Self { terms, words, asking }
     }
 
+    /// How long the machine stands when its gateway is silent.
+    pub(crate) fn grace(&self) -> Duration {
+        self.terms.grace
+    }
+
     /// Waits until the gateway says something, or has said nothing for too long.
     pub(crate) async fn next(&mut self) -> Fate {
         let turn = self.words.borrow().turn(self.terms, Instant::now());

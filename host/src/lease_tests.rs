@@ -1,4 +1,4 @@
-//! A gateway's socket that answers as each test says, in real but short times.
+//! A gateway's socket that answers as each test says, in real time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-const LENGTH: Duration = Duration::from_millis(600);
-const GRACE: Duration = Duration::from_millis(600);
+const LENGTH: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(3);
 /// What a busy machine may be late.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(5);
 
 fn terms() -> Terms {
     Terms { length: LENGTH, grace: GRACE }
@@ -88,7 +88,7 @@ async fn until(lease: &mut Lease, wanted: impl Fn(&Fate) -> bool) -> (Fate, Dura
             }
         }
     };
-    (timeout(Duration::from_secs(10), waiting).await.unwrap(), start.elapsed())
+    (timeout(Duration::from_secs(30), waiting).await.unwrap(), start.elapsed())
 }
 
 fn runs(fate: &Fate) -> bool {
@@ -120,7 +120,7 @@ async fn a_gateway_that_answers_keeps_the_machine_running() {
     let _gateway = Gateway::start(folder.path());
     let mut lease = lease(folder.path());
     let start = Instant::now();
-    while start.elapsed() < LENGTH * 4 {
+    while start.elapsed() < LENGTH * 2 {
         let fate = lease.next().await;
         assert!(runs(&fate), "{fate:?}");
     }
@@ -176,7 +176,7 @@ async fn stops_are_obeyed_at_once_and_lifted() {
     assert!(!left.is_zero() && after < LENGTH, "{left:?} {after:?}");
     // It stands for longer than lease and grace, because the gateway lives.
     let start = Instant::now();
-    while start.elapsed() < LENGTH + GRACE + SLACK {
+    while start.elapsed() < LENGTH + GRACE + GRACE / 2 {
         let fate = lease.next().await;
         assert!(matches!(fate, Fate::Stands(Paused::Stop, _)), "{fate:?}");
     }

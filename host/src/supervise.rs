@@ -78,6 +78,7 @@ impl Supervisor {
         let mut renewal = interval(RENEW_EVERY);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lease = self.lease.take();
+        let patience = lease.as_ref().map_or(OBEY, Lease::grace).min(OBEY);
         let mut stands = None;
         loop {
             tokio::select! {
@@ -94,7 +95,7 @@ impl Supervisor {
                     }
                 }
                 fate = next_fate(&mut lease) => {
-                    match unless_killed(&shared.kill, self.obey(fate, shared)).await {
+                    match unless_killed(&shared.kill, self.obey(fate, shared, patience)).await {
                         None => return End::Decided(Exit::Killed),
                         Some(Err(exit)) => return End::Decided(exit),
                         Some(Ok(paused)) => {
@@ -121,23 +122,33 @@ impl Supervisor {
     }
 
     /// Does to the machine what its lease says. A machine that cannot be paused
-    /// or resumed ends.
-    async fn obey(&mut self, fate: Fate, shared: &Shared) -> Result<Option<Paused>, Exit> {
+    /// or resumed within `patience` ends: nothing else is looked at meanwhile.
+    async fn obey(
+        &mut self,
+        fate: Fate,
+        shared: &Shared,
+        patience: Duration,
+    ) -> Result<Option<Paused>, Exit> {
         let before = shared.status.borrow().paused;
         let (paused, left) = match fate {
             Fate::Ends(exit) => return Err(exit),
             Fate::Stands(why, left) => (Some(why), left),
             Fate::Runs(left) => (None, left),
         };
-        let done = match (before, paused) {
-            (None, Some(_)) => self.link.pause().await,
-            (Some(_), None) => self.link.resume(left).await,
-            _ => Ok(()),
-        };
+        let done = timeout(patience, async {
+            match (before, paused) {
+                (None, Some(_)) => self.link.pause().await?,
+                (Some(_), None) => self.link.resume(left).await?,
+                _ => {}
+            }
+            if !left.is_zero() {
+                self.link.renew(left).await;
+            }
+            Ok(())
+        });
+        let late = |_| Err(format!("pause or resume: not done within {patience:?}"));
+        let done = done.await.unwrap_or_else(late);
         done.map_err(|reason| Exit::BackendFailed { status: "destroyed".into(), said: reason })?;
-        if !left.is_zero() {
-            self.link.renew(left).await;
-        }
         if before != paused {
             tracing::info!(machine = %hex::encode(shared.id), ?paused, "its CPUs stand, or run");
             shared.status.send_modify(|status| status.paused = paused);
@@ -217,6 +228,8 @@ fn last_panic(lines: Vec<String>) -> Vec<String> {
 
 const CONSOLE_LINES: usize = 20;
 const POWER_OFF: Duration = Duration::from_secs(5);
+/// The longest wait for a backend that is to pause or to resume.
+const OBEY: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 #[path = "supervise_tests.rs"]
