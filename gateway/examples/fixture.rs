@@ -140,6 +140,9 @@ fn tool(name: &'static str) -> Tool {
 
 /// Sleeps, and leaves a mark if it is told that nobody waits.
 async fn slow(context: &RequestContext<RoleServer>, arguments: &Value, ms: u64) -> String {
+    if arguments.get("begun").is_some() {
+        write_line(arguments, "begun");
+    }
     tokio::select! {
         () = tokio::time::sleep(Duration::from_millis(ms)) => "slept".to_owned(),
         () = context.ct.cancelled() => mark(arguments),
@@ -167,9 +170,13 @@ fn descriptors() -> String {
 
 /// Writes a line to a file, so that a test can count executions.
 fn mark(arguments: &Value) -> String {
+    write_line(arguments, "mark")
+}
+
+fn write_line(arguments: &Value, line: &str) -> String {
     let path = arguments.get("path").and_then(Value::as_str).unwrap_or_default();
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    match file.and_then(|mut file| writeln!(file, "mark")) {
+    match file.and_then(|mut file| writeln!(file, "{line}")) {
         Ok(()) => "marked".to_owned(),
         Err(error) => error.to_string(),
     }

@@ -160,7 +160,7 @@ fn call(id: &Value, params: &Value, input: &mut Input) {
             whisper(&params["_meta"]["progressToken"]);
             answer(id, text("done"));
         }
-        "late" => late(id, input),
+        "late" => late(id, &params["arguments"], input),
         "asks" => {
             let schema = json!({"type": "object", "properties": {"pin": {"type": "string"}}});
             let form = json!({"method": "elicitation/create",
@@ -188,11 +188,16 @@ fn whisper(token: &Value) {
 }
 
 /// Answers when it is told that nobody waits.
-fn late(id: &Value, input: &mut Input) {
+fn late(id: &Value, arguments: &Value, input: &mut Input) {
     while let Some(Ok(line)) = input.next() {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
         if message["method"] == "notifications/cancelled" && message["params"]["requestId"] == *id {
-            return answer(id, text("paid"));
+            let said = match arguments["turn"].as_u64() {
+                Some(1) => "paid".to_owned(),
+                Some(2) => format!("paid with {}", std::env::var("TOKEN").unwrap_or_default()),
+                _ => "paid ".repeat(8 * 1024),
+            };
+            return answer(id, text(&said));
         }
     }
 }

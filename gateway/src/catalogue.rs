@@ -136,9 +136,9 @@ impl Catalogue {
     ) -> Vec<(String, Option<[u8; 32]>)> {
         let mut woken = 0_usize;
         for tool in locked(&self.tools).values_mut().filter(|tool| tool.upstream == upstream) {
-            let own = |found: &&Map<String, Value>| {
-                found.get("name").and_then(Value::as_str) == Some(tool.name.as_str())
-            };
+            // The pinned definition alone: what else goes by its name is drift.
+            let digest = tool.pinned.digest;
+            let own = |found: &&Map<String, Value>| tool::definition_digest(found) == Ok(digest);
             if let Some(found) = offered.iter().find(own) {
                 tool.definition = tool::pinned(found);
             }
@@ -174,16 +174,19 @@ impl Catalogue {
         upstream: usize,
         offered: &[Map<String, Value>],
     ) -> Vec<(String, Option<[u8; 32]>)> {
-        let found: BTreeMap<&str, [u8; 32]> = offered
-            .iter()
-            .filter_map(|definition| {
-                let name = definition.get("name")?.as_str()?;
-                Some((name, tool::definition_digest(definition).ok()?))
-            })
-            .collect();
+        // A name with two definitions has none.
+        let mut found: BTreeMap<&str, Option<[u8; 32]>> = BTreeMap::new();
+        for definition in offered {
+            let Some(name) = definition.get("name").and_then(Value::as_str) else { continue };
+            let digest = tool::definition_digest(definition).ok();
+            found
+                .entry(name)
+                .and_modify(|before| *before = before.filter(|before| Some(*before) == digest))
+                .or_insert(digest);
+        }
         let mut drifted = Vec::new();
         for (name, tool) in locked(&self.tools).iter_mut().filter(|(_, t)| t.upstream == upstream) {
-            let now = found.get(tool.name.as_str()).copied();
+            let now = found.get(tool.name.as_str()).copied().flatten();
             if now != Some(tool.pinned.digest) && !tool.pinned.drifted {
                 tool.pinned.drifted = true;
                 drifted.push((name.clone(), now));

@@ -236,10 +236,18 @@ impl Job<'_> {
         let (task, epoch) = (claims.task.clone(), claims.epoch);
         let sandbox = self.session.caller.sandbox.clone();
         Box::new(move |result| {
-            let bytes = casemate_ledger::args::canonical(Some(&Value::Object(result)));
+            let result = Value::Object(result);
+            let bytes = casemate_ledger::args::canonical(Some(&result));
             let (Ok(bytes), Some(salt)) = (bytes, random()) else { return };
             let payload = Payload { kind: PayloadKind::Result, salt, bytes };
-            if let Err(error) = gateway.payloads.keep(&task, &payload) {
+            let left_out = match payload.bytes.len() {
+                _ if gateway.secrets.occur_in(&result) => Some("response_blocked"),
+                length if length > MAX_LATE_BYTES => Some("too large to be kept"),
+                _ => None,
+            };
+            if left_out.is_none()
+                && let Err(error) = gateway.payloads.keep(&task, &payload)
+            {
                 tracing::error!(%error, "a late result's payload is not kept");
             }
             let event = Event {
@@ -247,6 +255,7 @@ impl Job<'_> {
                 epoch: Some(epoch),
                 digest: Some(decision),
                 result: Some(payload.commitment()),
+                note: left_out.map(str::to_owned),
                 ..Event::new(EventKind::LateResult, gateway.clock.now().unix_ms)
             };
             if let Err(error) = gateway.journal.write(LeafKind::Event, event) {
@@ -281,6 +290,8 @@ fn conforming(tool: &Tool, result: Map<String, Value>) -> Result<Map<String, Val
     }
 }
 
+/// The most of a late result that is kept: no budget pays for it.
+const MAX_LATE_BYTES: usize = 16 * 1024;
 /// The word of a server that does not answer as it must.
 const UNANSWERED: &str = "upstream_error";
 /// JSON-RPC: the server's own failure, and parameters that it does not take.

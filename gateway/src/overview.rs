@@ -216,6 +216,11 @@ pub(crate) fn metrics(gateway: &Gateway) -> String {
             count(status.breakers.len()),
         ),
         gauge(
+            "casemate_gateway_resting_upstreams",
+            "Upstreams that were down and still serve nothing.",
+            count(gateway.catalogue.resting().len()),
+        ),
+        gauge(
             "casemate_gateway_drifted_tools",
             "Tools whose definition is no longer the pinned one.",
             count(status.tools.iter().filter(|(_, word)| word == "drifted").count()),

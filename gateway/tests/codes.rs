@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use casemate_attestation::UnixTime;
+use casemate_gateway::Reply;
 use casemate_ledger::cgp::{DenyCode, error_code, method};
 use casemate_ledger::{Clause, Grant, GrantRef, Invocation, text};
 use harness::scene::Scene;
@@ -21,7 +22,7 @@ async fn a_grant_is_known_begun_and_not_over() {
     let scene = Scene::new().await;
     let granted = |id: u8| Grant { id: [id; 16], ..grant(&["fx.echo"], 9) };
     let soon = Grant { not_before: now().plus_seconds(300), ..granted(1) };
-    let short = Grant { expires: now().plus_seconds(2), ..granted(2) };
+    let short = Grant { expires: now().plus_seconds(6), ..granted(2) };
     let clause = Clause { until: Some(UnixTime(now().0)), ..Clause::of("fx.echo") };
     let over = Grant { tools: vec![clause], ..granted(3) };
     let named = |grant: &Grant| {
@@ -29,10 +30,10 @@ async fn a_grant_is_known_begun_and_not_over() {
         GrantRef { id: grant.id, digest }
     };
     for one in [&soon, &short, &over] {
-        scene.add(one.clone()).await;
+        assert!(matches!(scene.add(one.clone()).await, Reply::Done(_)));
     }
     let mut port = scene.port().await;
-    tokio::time::sleep(Duration::from_millis(2100)).await;
+    tokio::time::sleep(Duration::from_millis(6100)).await;
     let unknown = GrantRef { id: [9; 16], digest: [9; 32] };
     for (named, expected) in [
         (unknown, "grant_unknown"),

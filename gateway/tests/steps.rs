@@ -94,7 +94,7 @@ async fn child_that_ends_at_a_step() {
         println!("answered");
     }
     // A head's steps come with the publisher's next tick.
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
 /// What a log says of its calls.

@@ -1,6 +1,6 @@
 //! What an auditor is given of a gateway, in a test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use casemate_gateway::{RulesAgain, SigningKey};
@@ -70,10 +70,20 @@ pub async fn taken(live: Live) -> Scene {
         house.controls.find("[[approver]]").map_or("", |at| &house.controls[at..])
     ))
     .unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    closed(&house.directory.join("state/log")).await;
     let log = Published::open(&house.directory.join("state/log"), &trust.log).unwrap();
     let leaves = (0..log.head().size.div_ceil(256)).flat_map(|at| log.bundle(at).unwrap());
     Scene { trust, leaves: leaves.collect(), house }
+}
+
+/// Waits until nobody has the log, whose last head is published then.
+async fn closed(log: &Path) {
+    let begun = std::time::Instant::now();
+    let lock = std::fs::File::open(log.join("lock")).unwrap();
+    while lock.try_lock().is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the log stays locked");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 pub fn failures(report: &Report) -> Vec<&'static str> {

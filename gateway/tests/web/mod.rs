@@ -51,7 +51,8 @@ pub struct Server {
 pub struct Hand {
     /// Their tools are described by other words.
     pub drift: AtomicBool,
-    /// Streams of `wait` that their client closed.
+    /// Streams of `wait` that began, and that their client closed.
+    pub opened: AtomicUsize,
     pub closed: AtomicUsize,
     /// `notifications/cancelled` that came.
     pub cancelled: AtomicUsize,
@@ -239,6 +240,7 @@ async fn modern(request: Request<Incoming>, hand: &Arc<Hand>) -> Response<Body> 
 
 /// A stream of events in which nothing happens.
 fn endless(hand: &Arc<Hand>) -> Response<Body> {
+    hand.opened.fetch_add(1, Ordering::AcqRel);
     let body = Silence(Arc::clone(hand), false).boxed();
     Response::builder().header("content-type", "text/event-stream").body(body).unwrap()
 }
