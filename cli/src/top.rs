@@ -98,8 +98,10 @@ fn screen(view: View) -> String {
     section(&mut lines, "STOPPED", &["SCOPE", "LEVEL"], stopped);
     let calls = waiting.into_iter().map(|call| approve::row(call, now_ms));
     section(&mut lines, "WAITING FOR PEOPLE", &approve::HEAD, calls);
-    let drifted = status.tools.into_iter().filter(|(_, word)| word == "drifted");
-    section(&mut lines, "DRIFTED", &["TOOL"], drifted.map(|(name, _)| vec![name]));
+    for (title, word) in [("DRIFTED", "drifted"), ("SERVER DOWN", "resting")] {
+        let tools = status.tools.iter().filter(|(_, is)| is == word);
+        section(&mut lines, title, &["TOOL"], tools.map(|(name, _)| vec![name.clone()]));
+    }
     let resting = status.breakers.into_iter().map(breaker);
     section(&mut lines, "RESTING", &["TOOL", "LEFT", "SANDBOX"], resting);
     denied(&mut lines, &entries);

@@ -135,7 +135,9 @@ impl Catalogue {
         offered: &[Map<String, Value>],
     ) -> Vec<(String, Option<[u8; 32]>)> {
         let mut woken = 0_usize;
-        for tool in locked(&self.tools).values_mut().filter(|tool| tool.upstream == upstream) {
+        // One hold of the lock: no call meets a tool that is awake and unchecked.
+        let mut tools = locked(&self.tools);
+        for tool in tools.values_mut().filter(|tool| tool.upstream == upstream) {
             // The pinned definition alone: what else goes by its name is drift.
             let digest = tool.pinned.digest;
             let own = |found: &&Map<String, Value>| tool::definition_digest(found) == Ok(digest);
@@ -145,6 +147,8 @@ impl Catalogue {
             tool.pinned.resting = false;
             woken += 1;
         }
+        let drifted = drifted(&mut tools, upstream, offered);
+        drop(tools);
         let mut resting = locked(&self.resting);
         match woken {
             0 => {
@@ -153,8 +157,7 @@ impl Catalogue {
             }
             _ => drop(resting.remove(&upstream)),
         }
-        drop(resting);
-        self.compare(upstream, offered)
+        drifted
     }
 
     /// The tool called `name`.
@@ -174,26 +177,35 @@ impl Catalogue {
         upstream: usize,
         offered: &[Map<String, Value>],
     ) -> Vec<(String, Option<[u8; 32]>)> {
-        // A name with two definitions has none.
-        let mut found: BTreeMap<&str, Option<[u8; 32]>> = BTreeMap::new();
-        for definition in offered {
-            let Some(name) = definition.get("name").and_then(Value::as_str) else { continue };
-            let digest = tool::definition_digest(definition).ok();
-            found
-                .entry(name)
-                .and_modify(|before| *before = before.filter(|before| Some(*before) == digest))
-                .or_insert(digest);
-        }
-        let mut drifted = Vec::new();
-        for (name, tool) in locked(&self.tools).iter_mut().filter(|(_, t)| t.upstream == upstream) {
-            let now = found.get(tool.name.as_str()).copied().flatten();
-            if now != Some(tool.pinned.digest) && !tool.pinned.drifted {
-                tool.pinned.drifted = true;
-                drifted.push((name.clone(), now));
-            }
-        }
-        drifted
+        drifted(&mut locked(&self.tools), upstream, offered)
     }
+}
+
+/// Stops the tools of `upstream` that are not offered as they were pinned.
+fn drifted(
+    tools: &mut BTreeMap<String, Tool>,
+    upstream: usize,
+    offered: &[Map<String, Value>],
+) -> Vec<(String, Option<[u8; 32]>)> {
+    // A name with two definitions has none.
+    let mut found: BTreeMap<&str, Option<[u8; 32]>> = BTreeMap::new();
+    for definition in offered {
+        let Some(name) = definition.get("name").and_then(Value::as_str) else { continue };
+        let digest = tool::definition_digest(definition).ok();
+        found
+            .entry(name)
+            .and_modify(|before| *before = before.filter(|before| Some(*before) == digest))
+            .or_insert(digest);
+    }
+    let mut drifted = Vec::new();
+    for (name, tool) in tools.iter_mut().filter(|(_, tool)| tool.upstream == upstream) {
+        let now = found.get(tool.name.as_str()).copied().flatten();
+        if now != Some(tool.pinned.digest) && !tool.pinned.drifted {
+            tool.pinned.drifted = true;
+            drifted.push((name.clone(), now));
+        }
+    }
+    drifted
 }
 
 /// One name is one tool: an upstream does not stand in for another's.

@@ -409,8 +409,11 @@ async fn server(
     };
     if look {
         let offered = running.tools(config).await.map_err(failed)?;
+        let mut drifted = false;
         for (name, found) in gateway.catalogue.compare(tool.upstream, &offered) {
             tracing::warn!(tool = name, "definition changed; the tool stops");
+            // Also where one of two definitions under its name is the pinned one.
+            drifted |= gateway.catalogue.tool(&name).is_none_or(|found| found.name == tool.name);
             let event = Event {
                 digest: found,
                 note: Some(name),
@@ -421,7 +424,7 @@ async fn server(
                 tracing::error!(%error, "a drift is not recorded");
             }
         }
-        let drifted = offered.iter().all(|definition| {
+        drifted |= offered.iter().all(|definition| {
             casemate_ledger::tool::definition_digest(definition) != Ok(tool.pinned.digest)
         });
         if drifted {

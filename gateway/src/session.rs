@@ -139,6 +139,10 @@ async fn greet(
             state.locate(machine, &caller);
         }
         refuse_ended(&state, &caller)?;
+        if let Some(wait_ms) = state.denials.wait_ms(&caller.sandbox, now) {
+            let text = format!("too much of this sandbox was written down; wait {wait_ms} ms");
+            return Err(RpcError::new(error_code::OVERLOAD, text));
+        }
         let instance = (caller.sandbox.clone(), caller.claims.epoch);
         let later = (caller.sandbox.clone(), caller.claims.epoch.saturating_add(1));
         let newer = state.chains.range(later..).next();
@@ -160,7 +164,11 @@ async fn greet(
             older.switch.send_replace(true);
         }
         let written = gateway.journal.write(LeafKind::Event, event);
-        (written.map_err(|error| log_error(&error))?, lease, sequence, hash)
+        let written = written.map_err(|error| log_error(&error))?;
+        // No budget pays for a hello: it stands in the write-ahead log and in a tile.
+        let bytes = u64::try_from(written.record.bytes().len()).unwrap_or(u64::MAX);
+        state.denials.charge(&caller.sandbox, bytes.saturating_mul(2), now);
+        (written, lease, sequence, hash)
     };
     written.durable().await.map_err(|error| log_error(&error))?;
     let reply = HelloReply {

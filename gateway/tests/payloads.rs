@@ -11,7 +11,7 @@ use casemate_ledger::cgp::{error_code, method};
 use casemate_ledger::{Decision, Invocation, Leaf, Outcome, receipt::Receipt, record, text};
 use casemate_ledger_store::{PayloadKind, read_payloads};
 use harness::scene::Scene;
-use harness::{House, claims, code, grant};
+use harness::{House, Port, claims, code, grant};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,4 +110,10 @@ async fn denied_calls_do_not_fill_the_disk() {
     assert!(kept < 10 << 20, "{kept}");
     let mut other = scene.port().await;
     assert!(other.call("fx.none", json!({})).await.is_ok());
+    // Nor does it fill the disk with hellos, each of which is a record too.
+    let (sequence, previous) = (port.sequence, port.previous);
+    let wire = scene.house.connect(&scene.gateway, &port.credential).await;
+    let refused = Port::hello(wire, port.credential, sequence, previous).await;
+    let error = refused.err().unwrap();
+    assert_eq!(error.code, error_code::OVERLOAD, "{error}");
 }

@@ -114,6 +114,24 @@ async fn a_far_server_that_was_never_there_rests_and_a_mistake_stops_the_start()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_definition_under_a_tool_s_name_stops_it_before_the_next_call() {
+    let mut house = House::new();
+    house.upstreams =
+        house.upstreams.replace("timeout_ms = 120000", "timeout_ms = 120000\nrecheck_ms = 1");
+    let (scene, mut port) = Scene::with_in(house, grant(&["fx.echo", "fx.mark"], 9)).await;
+    assert_eq!(code(&port.call("fx.echo", json!({})).await.unwrap()), "none");
+    std::fs::write(scene.house.directory.join("drift"), "twin").unwrap();
+    // The genuine one is still offered, and nobody knows which one would run.
+    for at in 1..3 {
+        let stopped = port.call("fx.echo", json!({ "at": at })).await.unwrap();
+        assert_eq!(code(&stopped), "tool_drift", "{stopped}");
+    }
+    let path = scene.house.directory.join("marks");
+    let fine = port.call("fx.mark", json!({ "path": path })).await.unwrap();
+    assert_eq!(code(&fine), "none");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_definition_is_seen_though_nobody_says_so() {
     // Over HTTP nothing is heard outside of an answer.
     let server = web::start().await;

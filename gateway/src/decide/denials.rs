@@ -1,6 +1,6 @@
-//! How much a sandbox may be told no. Each denial is written down and its
-//! arguments are kept, and no budget pays for that: without a limit a sandbox
-//! could fill the disk that all calls depend on.
+//! How much a sandbox may have written down that no budget pays for: denials,
+//! whose arguments are kept too, and hellos. Without a limit a sandbox could fill
+//! the disk that all calls depend on.
 
 use std::collections::HashMap;
 
@@ -15,15 +15,15 @@ const BURST_BYTES: u64 = 8 << 20;
 const BYTES_PER_SECOND: u64 = 16 << 10;
 
 impl Denials {
-    /// The milliseconds that `sandbox` must wait until its next call, if it was
-    /// denied too much. Every call waits: what it comes to is not known before.
+    /// The milliseconds that `sandbox` must wait until its next call or hello, if
+    /// it cost too much. Every call waits: what it comes to is not known before.
     pub(crate) fn wait_ms(&self, sandbox: &str, now: Now) -> Option<u64> {
         let paid_us = self.0.get(sandbox)?;
         let wait_us = paid_us.saturating_sub(cost_us(BURST_BYTES)).saturating_sub(now.monotonic_us);
         (wait_us > 0).then_some(wait_us.div_ceil(1000))
     }
 
-    /// A call of `sandbox` was not allowed, which took `bytes` of the disk.
+    /// A call of `sandbox` that was not allowed, or a hello, took `bytes` of the disk.
     pub(crate) fn charge(&mut self, sandbox: &str, bytes: u64, now: Now) {
         self.0.retain(|_, paid_us| *paid_us > now.monotonic_us);
         let paid_us = self.0.entry(sandbox.to_owned()).or_insert(now.monotonic_us);

@@ -51,7 +51,12 @@ struct Asked {
     listed: bool,
     /// The invocation's number and the chain's generation, once signed.
     signed: Option<(u64, u64)>,
+    /// How many streams ended before it was decided on.
+    streams: u32,
 }
+
+/// A call that is on its way when so many streams break may be what breaks them.
+const STREAMS_OF_ONE_CALL: u32 = 3;
 
 /// What a call of a tool has to name.
 #[derive(Debug)]
@@ -62,6 +67,14 @@ struct Known {
 }
 
 impl Asked {
+    fn is_call(&self) -> bool {
+        matches!(self.work, Work::Call { .. })
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
     fn answer(self, answer: Result<Value, RpcError>) {
         if let Some(reply) = self.reply {
             let _ = reply.send(answer);
@@ -90,8 +103,12 @@ impl Calls {
         self.renew(&reply.lease);
         // What was decided may have run: it is not sent again.
         for (_, mut asked) in std::mem::take(&mut self.open).into_iter().rev() {
+            asked.streams += 1;
             match asked.signed.take() {
                 Some((sequence, _)) if sequence <= at.sequence => asked.answer(Ok(unknown())),
+                // Nobody waits for it any more: it is not made to run after all.
+                _ if asked.is_call() && asked.is_given_up() => {}
+                _ if asked.streams >= STREAMS_OF_ONE_CALL => asked.answer(Err(undecided())),
                 _ => self.waiting.push_front(asked),
             }
         }
@@ -129,7 +146,8 @@ impl Calls {
             return; // the caller gave up while it waited
         }
         let (ticket, reply) = (Some(ticket), Some(reply));
-        self.waiting.push_back(Asked { ticket, work, reply, listed: false, signed: None });
+        let asked = Asked { ticket, work, reply, listed: false, signed: None, streams: 0 };
+        self.waiting.push_back(asked);
     }
 
     /// The lines to send for all that can be sent now.
@@ -144,7 +162,14 @@ impl Calls {
         }
         if !listing && !self.waiting.is_empty() {
             let list = Work::List;
-            let asked = Asked { ticket: None, work: list, reply: None, listed: true, signed: None };
+            let asked = Asked {
+                ticket: None,
+                work: list,
+                reply: None,
+                listed: true,
+                signed: None,
+                streams: 0,
+            };
             lines.extend(self.line(asked)?);
         }
         Ok(lines)
@@ -325,6 +350,13 @@ fn unknown() -> Value {
         "content": [{"type": "text", "text": text}],
         "structuredContent": {"casemate": {"code": "outcome_unknown", "retryable": false}},
     })
+}
+
+/// The answer to a call that no stream lived to see decided.
+fn undecided() -> RpcError {
+    let text = "the gateway ended one stream after the other while this call was open; \
+                it was not decided on and did not run";
+    RpcError::new(error_code::OVERLOAD, text)
 }
 
 fn canonical(arguments: &Value) -> Result<Vec<u8>, RpcError> {

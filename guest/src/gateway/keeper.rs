@@ -23,6 +23,8 @@ const ATTEST_PATIENCE: Duration = Duration::from_secs(60);
 /// After so many streams that the gateway ended at hello, the next try is made
 /// under a new certificate.
 const TRIES_OF_ONE_CERTIFICATE: u32 = 3;
+/// A stream that lasts this long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -36,6 +38,8 @@ pub struct Keeper<D: Dial> {
     calls: Calls,
     /// None while there is no stream.
     session: Option<Session<D::Stream>>,
+    /// Before the next stream: longer, the more of them end soon.
+    pause: Duration,
 }
 
 /// Connects and greets the gateway; `places` commands wait at most.
@@ -48,7 +52,7 @@ pub async fn connect<D: Dial>(
     let (gateway, queues) = Gateway::new(places);
     let calls = Calls::new(identity, &attested, queues);
     let renewal = renewal(&attested);
-    let mut keeper = Keeper { dial, attested, renewal, calls, session: None };
+    let mut keeper = Keeper { dial, attested, renewal, calls, session: None, pause: PAUSES.0 };
     keeper.reconnect().await?;
     Ok((gateway, keeper))
 }
@@ -67,8 +71,10 @@ impl<D: Dial> Keeper<D> {
     async fn turn(&mut self) -> Result<(), GatewayError> {
         let Some(mut session) = self.session.take() else { return self.reconnect().await };
         let renewed = attest_in_time(&self.dial, self.renewal);
+        let began = Instant::now();
         let outcome = session.run(&mut self.calls, renewed).await;
         drop(session); // the gateway sees that it is over before the next one begins
+        let steady = began.elapsed() >= STEADY;
         match outcome {
             Ok(attested) => {
                 say("identity: renewed");
@@ -77,6 +83,12 @@ impl<D: Dial> Keeper<D> {
             }
             Err(error) if error.is_passing() => say(&format!("{error}; connecting again")),
             Err(error) => return Err(error),
+        }
+        // A gateway that greets and hangs up, or a clock by which every new
+        // certificate is due at once, must not make this a loop without rest.
+        self.pause = if steady { PAUSES.0 } else { (self.pause * 2).min(PAUSES.1) };
+        if !steady {
+            sleep(self.pause).await;
         }
         self.reconnect().await
     }

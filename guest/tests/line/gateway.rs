@@ -162,7 +162,8 @@ impl Gateway {
             return Next::HangUp;
         }
         let lose = arguments["lose"].as_str().unwrap_or_default();
-        let decided = lose != "call" || self.lost.iter().any(|lost| lost == lose);
+        let again = self.lost.iter().any(|lost| lost == lose);
+        let decided = lose != "always" && (lose != "call" || again);
         if decided {
             self.accepted = (signed.sequence, signed.digest());
         } else {

@@ -321,6 +321,20 @@ async fn a_stream_that_ends_is_made_again_and_the_chain_goes_on() {
 }
 
 #[tokio::test]
+async fn a_call_that_ends_each_stream_is_given_up_and_others_go_on() {
+    let line = line(Fault::None, |_| {});
+    let (tools, session) = line.connect().await;
+    let before = line.streams.load(Ordering::Relaxed);
+    let error = tools.call("echo".into(), json!({"lose": "always"}), None).await.unwrap_err();
+    assert_eq!(error.code, error_code::OVERLOAD);
+    assert!(error.message.contains("did not run"), "{error}");
+    // It was sent on three streams, and not on the fourth.
+    assert_eq!(line.streams.load(Ordering::Relaxed), before + 3);
+    tools.call("echo".into(), json!({}), None).await.unwrap();
+    assert!(!session.is_finished());
+}
+
+#[tokio::test]
 async fn a_lease_that_is_not_renewed_ends_the_stream() {
     let line = line(Fault::None, |gateway| gateway.ttl_ms = 200);
     let (tools, session) = line.connect().await;
