@@ -10,14 +10,17 @@ use casemate_ledger::cgp::{
     RpcError, error_code, method,
 };
 use casemate_ledger::{Event, EventKind, Identity, LeafKind};
+use casemate_ledger_store::StoreError;
 use rustls::ServerConfig;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
+use crate::clock::Now;
 use crate::envelope::{Chain, Lease};
 use crate::inflight::{Calls, InFlight};
+use crate::journal::Written;
 use crate::keys::random;
 use crate::service::Gateway;
 use crate::state::{Connected, State};
@@ -124,13 +127,6 @@ async fn greet(
         .map_err(|error| log_error(&error))?;
     let machine = gateway.config.host_socket.as_ref().and_then(|_| hosts::machine(&hello.bundle));
     let now = gateway.clock.now();
-    let event = Event {
-        sandbox: Some(caller.sandbox.clone()),
-        epoch: Some(caller.claims.epoch),
-        key: Some(caller.key),
-        digest: Some(caller.digest),
-        ..Event::new(EventKind::Identity, now.unix_ms)
-    };
     let (switch, ended) = watch::channel(false);
     let (written, lease, sequence, hash) = {
         let mut state = locked(&gateway.state);
@@ -138,11 +134,7 @@ async fn greet(
         if let Some(machine) = machine {
             state.locate(machine, &caller);
         }
-        refuse_ended(&state, &caller)?;
-        if let Some(wait_ms) = state.denials.wait_ms(&caller.sandbox, now) {
-            let text = format!("too much of this sandbox was written down; wait {wait_ms} ms");
-            return Err(RpcError::new(error_code::OVERLOAD, text));
-        }
+        refuse(&state, &caller, now)?;
         let instance = (caller.sandbox.clone(), caller.claims.epoch);
         let later = (caller.sandbox.clone(), caller.claims.epoch.saturating_add(1));
         let newer = state.chains.range(later..).next();
@@ -163,12 +155,8 @@ async fn greet(
         if let Some(older) = state.sessions.insert(instance, connected) {
             older.switch.send_replace(true);
         }
-        let written = gateway.journal.write(LeafKind::Event, event);
-        let written = written.map_err(|error| log_error(&error))?;
-        // No budget pays for a hello: it stands in the write-ahead log and in a tile.
-        let bytes = u64::try_from(written.record.bytes().len()).unwrap_or(u64::MAX);
-        state.denials.charge(&caller.sandbox, bytes.saturating_mul(2), now);
-        (written, lease, sequence, hash)
+        let written = note(gateway, &mut state, &caller, now);
+        (written.map_err(|error| log_error(&error))?, lease, sequence, hash)
     };
     written.durable().await.map_err(|error| log_error(&error))?;
     let reply = HelloReply {
@@ -184,14 +172,39 @@ async fn greet(
     Ok((Session { caller, servers, ended, lease: lease.id }, switch, reply))
 }
 
+/// Writes the hello down. No budget pays for it, and the record stands in the
+/// write-ahead log and in a tile.
+fn note(
+    gateway: &Gateway,
+    state: &mut State,
+    caller: &Identity,
+    now: Now,
+) -> Result<Written<Event>, StoreError> {
+    let event = Event {
+        sandbox: Some(caller.sandbox.clone()),
+        epoch: Some(caller.claims.epoch),
+        key: Some(caller.key),
+        digest: Some(caller.digest),
+        ..Event::new(EventKind::Identity, now.unix_ms)
+    };
+    let written = gateway.journal.write(LeafKind::Event, event)?;
+    let bytes = u64::try_from(written.record.bytes().len()).unwrap_or(u64::MAX);
+    state.denials.charge(&caller.sandbox, bytes.saturating_mul(2), now);
+    Ok(written)
+}
+
 /// Whether the sandbox may connect; if not, for now or for good.
-fn refuse_ended(state: &State, caller: &Identity) -> Result<(), RpcError> {
+fn refuse(state: &State, caller: &Identity, now: Now) -> Result<(), RpcError> {
     if state.is_dead(caller) {
         let text = "the sandbox was killed or its key revoked, for good";
         return Err(RpcError::new(error_code::IDENTITY, text));
     }
     if state.is_ended(caller) {
         return Err(RpcError::new(error_code::LEASE, "the sandbox was stopped by its operator"));
+    }
+    if let Some(wait_ms) = state.denials.wait_ms(&caller.sandbox, now) {
+        let text = format!("too much of this sandbox was written down; wait {wait_ms} ms");
+        return Err(RpcError::new(error_code::OVERLOAD, text));
     }
     Ok(())
 }
@@ -237,7 +250,7 @@ pub(crate) fn freeze(
     chain: &mut Chain,
     caller: &Identity,
     reason: &str,
-) -> Result<(), casemate_ledger_store::StoreError> {
+) -> Result<(), StoreError> {
     if chain.frozen.is_some() {
         return Ok(());
     }
