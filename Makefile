@@ -9,7 +9,15 @@
 # twice in a row, and keep what they make under target/ and .casemate/.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# A whole run compiles everything once; what would speed up the next edit
+# takes gigabytes. `cargo` by hand still keeps it.
+export CARGO_INCREMENTAL ?= 0
 MUSL   := x86_64-unknown-linux-musl
+
+# Always the whole workspace: with `-p`, cargo unites the features of that one
+# package alone, and compiles the dependencies again for each such choice.
+TESTS := cargo test --locked --workspace
+DEBUG := cargo build --locked --quiet --workspace --bins --examples
 
 .PHONY: help demo test setup setup-test build lint deny unit backends instructions counterparties e2e lab bench bench-gateway clean
 
@@ -38,7 +46,8 @@ lint:
 	@echo "== format and lints"
 	@cargo fmt --all --check
 	@cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
-	@cargo run --locked --quiet -p xtask -- tidy
+	@$(DEBUG)
+	@$(TARGET)/debug/xtask tidy
 
 deny:
 	@echo "== dependencies: licences, sources, duplicates, advisories"
@@ -46,7 +55,7 @@ deny:
 
 unit:
 	@echo "== tests of every crate"
-	@cargo test --locked --workspace
+	@$(TESTS)
 
 # The other two backends of the verifying library: the same tests, the same
 # refusals. The flips of every byte stay with the default one, for their time.
@@ -63,27 +72,28 @@ backends:
 
 instructions:
 	@echo "== what verification costs, in instructions"
-	@cargo run --locked --quiet -p xtask -- instructions
+	@$(DEBUG)
+	@$(TARGET)/debug/xtask instructions
 
 # Programs of others, unchanged, through port and gateway; a line for each.
 counterparties:
 	@scripts/setup counterparties
 	@echo "== counterparties: MCP clients, servers, inspector and conformance suite of others"
-	@cargo build --locked --quiet -p casemate-guest
-	@cargo build --locked --quiet -p casemate-gateway --example confine
-	@cargo test --locked --quiet -p casemate-counterparties -- --ignored --nocapture --test-threads=1
+	@$(DEBUG)
+	@$(TESTS) --quiet --test unmodified -- --ignored --nocapture --test-threads=1
 
 # Real machines: everything above the hardware is the product itself.
 e2e: build
 	@echo "== end to end: the demo's line, with a real microVM, and what must fail"
-	@cargo test --locked -p casemate-image -- --ignored
-	@cargo test --locked -p casemate-host --test boot -- --include-ignored --test-threads=1
-	@cargo test --locked -p casemate --test e2e -- --ignored --test-threads=1 --nocapture
+	@$(TESTS) --test build -- --ignored
+	@$(TESTS) --test boot -- --include-ignored --test-threads=1
+	@$(TESTS) --test e2e -- --ignored --test-threads=1 --nocapture
 
 # Our own monitor on real KVM, inside a machine that QEMU emulates: no KVM and no root needed.
 lab: build
 	@echo "== lab: our monitor on nested KVM, and the product on it"
-	@cargo run --locked --quiet -p xtask -- lab
+	@$(DEBUG)
+	@$(TARGET)/debug/xtask lab
 
 # Beside the peers, in one run each: read the ratios. Not in `make test`: a busy
 # machine would fail it for nothing.

@@ -59,7 +59,7 @@ fn within(expected: u64, actual: u64) -> bool {
 /// Builds the measured program; where it lies, cargo says itself.
 fn build() -> anyhow::Result<PathBuf> {
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--locked", "--quiet", "-p", "casemate-model"]);
+    cargo.args(["build", "--locked", "--quiet", "--workspace"]);
     cargo.args(["--example", "instructions", "--message-format", "json"]);
     let output =
         cargo.stderr(std::process::Stdio::inherit()).output().context("cannot run cargo")?;
