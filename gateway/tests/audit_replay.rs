@@ -176,6 +176,7 @@ async fn budgets_labels_parents_and_rules_are_made_again() {
         assert!(found.contains(&check), "{check}: {found:?}");
     }
     denials(&scene, &genuine, &forged);
+    one_certificate_less(&scene);
     without(scene);
 }
 
@@ -201,12 +202,49 @@ fn denials(
             assert!(found.contains(&"decision.replay"), "{code:?} as {other:?}: {found:?}");
         }
     }
+    // A gateway that nobody was seen to start.
+    let mut leaves = scene.leaves.clone();
+    leaves.retain(|leaf| {
+        let leaf = Leaf::decode(leaf).unwrap();
+        leaf.kind != LeafKind::Event
+            || record::peek::<Event>(&leaf.record).unwrap().1.kind != EventKind::GatewayStart
+    });
+    assert!(failures(&scene.audit(&leaves)).contains(&"decision.policy"));
     // A grant that nobody was seen to use first.
     let mut leaves = scene.leaves.clone();
     leaves.remove(scene.find(LeafKind::Event, |leaf| {
         record::peek::<Event>(&leaf.record).unwrap().1.kind == EventKind::Activation
     }));
     assert!(failures(&scene.audit(&leaves)).contains(&"decision.replay"));
+}
+
+/// Without the certificate of the first two calls these are not checked, and the
+/// later ones, which rest on what they used, are.
+fn one_certificate_less(scene: &Scene) {
+    let first = scene.find(LeafKind::Decision, |_| true);
+    let of_first = scene.read::<Decision>(first).certificate;
+    let certificates = scene.state().join("certificates");
+    let file = std::fs::read_dir(&certificates).unwrap().map(|one| one.unwrap().path());
+    let file = file
+        .into_iter()
+        .find(|one| casemate_ledger::digest(&std::fs::read(one).unwrap()) == of_first);
+    let (file, aside) = (file.unwrap(), scene.state().join("aside"));
+    std::fs::rename(&file, &aside).unwrap();
+    let report = scene.audit(&scene.leaves);
+    assert!(report.holds(), "{:?}", report.findings);
+    let some = |pass, not_checkable| Count { pass, not_checkable, fail: 0 };
+    assert_eq!(report.counts["call.certificate"], some(1, 1));
+    assert_eq!(report.counts["chain.order"], some(6, 0));
+    for check in ["call.signature", "decision.replay"] {
+        assert_eq!(report.counts[check], some(4, 2), "{check}");
+    }
+    assert_eq!(report.counts["decision.policy"], some(1, 2));
+    // What the unproved calls used still counts against the proved.
+    let mut leaves = scene.leaves.clone();
+    leaves.remove(first);
+    let found = failures(&scene.audit(&leaves));
+    assert!(found.contains(&"chain.order") && found.contains(&"decision.replay"), "{found:?}");
+    std::fs::rename(&aside, &file).unwrap();
 }
 
 /// What is said when rules are not evaluated, not there, or the policy is not.

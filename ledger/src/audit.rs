@@ -305,11 +305,11 @@ impl<'a> Auditor<'a> {
     fn decision(&mut self, record: &[u8]) {
         let Some(decision) = self.gateways::<Decision>(record) else { return };
         if decision.verdict.is_allow() {
-            self.open.insert(decision.digest(), Open::at(self.at));
+            self.open.insert(decision.digest(), Open::at(self.at, decision.time_ms));
             let (count, first) = self.allowed.unwrap_or((0, self.at));
             self.allowed = Some((count + 1, first));
         }
-        let Some(identity) = self.caller(&decision) else { return };
+        let Some(identity) = self.caller(&decision) else { return self.unproved(&decision) };
         let call = Invocation::verify(&decision.invocation, &identity.key).map_err(failed);
         let Some(call) = self.note("call.signature", call) else { return };
         self.order(&decision, &call);
@@ -324,9 +324,32 @@ impl<'a> Auditor<'a> {
         let arguments = self.arguments(&call);
         let (caller, arguments) = (&identity, &arguments);
         self.replay(Case { decision: &decision, call: &call, caller, arguments });
+        self.count(&decision, &call);
+    }
+
+    /// A decision on a call without its caller's certificate: what the call says
+    /// is still what the gateway counted, and the later calls of its chain and
+    /// its grant rest on that count. Nothing else of it is checked, and that is said.
+    fn unproved(&mut self, decision: &Authentic<Decision>) {
+        let of_all = ["call.signature", "decision.replay"];
+        let of_allowed = ["revocation.order", "decision.policy", "decision.rules"];
+        let of_allowed = of_allowed.into_iter().filter(|_| decision.verdict.is_allow());
+        for check in of_all.into_iter().chain(of_allowed) {
+            self.note::<()>(check, not_checkable("without the caller's certificate"));
+        }
+        let Ok((_, call)) = record::peek::<Invocation>(&decision.invocation) else { return };
+        self.order(decision, &call);
+        if let Verdict::Hold(hold) = decision.verdict {
+            self.holds.insert(decision.digest(), Held::of(&hold, decision, &call));
+        }
+        self.count(decision, &call);
+    }
+
+    /// An allowed call takes what its decision says it does.
+    fn count(&mut self, decision: &Authentic<Decision>, call: &Invocation) {
         if decision.verdict.is_allow() {
-            self.reserve(&decision, decision.digest(), &call);
-            self.use_up(&decision);
+            self.reserve(decision, decision.digest(), call);
+            self.use_up(decision);
             let seen = self.labels.entry(call.sandbox.clone()).or_default();
             *seen = decision.label.max(*seen);
         }
@@ -361,16 +384,11 @@ impl<'a> Auditor<'a> {
             let identity = self.note("call.certificate", checked);
             self.identities.insert(digest, identity);
         }
-        let known = self.identities.get(&digest).cloned().flatten();
-        if known.is_none() {
-            let why = "without the caller's certificate".to_owned();
-            self.note::<()>("call.signature", Err((Found::NotCheckable, why)));
-        }
-        known
+        self.identities.get(&digest).cloned().flatten()
     }
 
     /// The call comes next in its chain; one that waited for people came before.
-    fn order(&mut self, decision: &Decision, call: &Authentic<Invocation>) {
+    fn order(&mut self, decision: &Decision, call: &Invocation) {
         if let Some(hold) = decision.supersedes {
             let held = self.holds.get_mut(&hold).filter(|held| !held.superseded);
             let held = held.filter(|held| held.invocation == decision.invocation);
@@ -390,7 +408,7 @@ impl<'a> Auditor<'a> {
             Err(fail(format!("expected call {expected}, got {}", call.sequence)))
         };
         self.note("chain.order", next);
-        self.chains.insert(key, (call.sequence, call.digest()));
+        self.chains.insert(key, (call.sequence, crate::digest(&decision.invocation)));
     }
 
     /// Whether the grant was revoked.

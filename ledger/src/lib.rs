@@ -17,6 +17,7 @@ mod approval;
 pub mod args;
 mod attenuate;
 pub mod audit;
+pub mod budget;
 pub mod cgp;
 pub mod checkpoint;
 mod clause;

@@ -1,9 +1,9 @@
 //! Do the budgets cover the call? What it could use at most is reserved.
 
+use casemate_ledger::budget::prefix;
 use casemate_ledger::cgp::{Denial, DenyCode};
 use casemate_ledger::{BudgetUse, Clause, Decimal};
 
-use super::held::prefix;
 use super::{Call, Held, PinnedTool, deny};
 use crate::clock::Now;
 

@@ -4,9 +4,10 @@
 //! the one control against "read a secret, then send it" made of two calls
 //! that are each allowed.
 
+use casemate_ledger::budget::prefix;
 use casemate_ledger::cgp::{Denial, DenyCode};
 
-use super::{Facts, Fit, deny, held};
+use super::{Facts, Fit, deny};
 
 /// The sandbox has seen nothing above what each clause takes.
 pub(super) fn check(facts: &Facts<'_>, line: &[Fit<'_>]) -> Result<(), Denial> {
@@ -15,7 +16,7 @@ pub(super) fn check(facts: &Facts<'_>, line: &[Fit<'_>]) -> Result<(), Denial> {
             Some(most) if facts.seen > most => {
                 return Err(deny(
                     DenyCode::FlowLabel,
-                    format!("{}grant/tools/{}/max_in_label", held::prefix(fit.level), fit.at),
+                    format!("{}grant/tools/{}/max_in_label", prefix(fit.level), fit.at),
                     format!("a sandbox that has seen nothing above {}", most.name()),
                     format!("one that has seen {} data", facts.seen.name()),
                 )

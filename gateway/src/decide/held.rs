@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use casemate_ledger::{Authentic, BudgetUse, Grant, Identity, Outcome, Status};
+use casemate_ledger::budget::{of_level, spent};
+use casemate_ledger::{Authentic, BudgetUse, Grant, Identity, Outcome};
 
 use super::counters::Counters;
 use crate::clock::Now;
@@ -95,7 +96,7 @@ impl Held {
         tool: &str,
         time_ms: u64,
     ) {
-        for (name, budget) in own(level, budgets) {
+        for (name, budget) in of_level(level, budgets) {
             self.used.add(name, budget.reserved, time_ms);
         }
         self.tools.insert(tool.to_owned());
@@ -109,7 +110,7 @@ impl Held {
         outcome: &Outcome,
         time_ms: u64,
     ) {
-        for (name, budget) in own(level, budgets) {
+        for (name, budget) in of_level(level, budgets) {
             let back = budget.reserved.saturating_sub(spent(name, budget.reserved, outcome));
             self.used.give_back(name, back, time_ms);
         }
@@ -131,33 +132,5 @@ impl Held {
         if let Some(usage) = self.clauses.get_mut(clause) {
             usage.running = usage.running.saturating_sub(1);
         }
-    }
-}
-
-/// What a budget of the grant at `level` is called, before its own name.
-pub(super) fn prefix(level: usize) -> String {
-    if level == 0 { String::new() } else { format!("parent.{level}.") }
-}
-
-/// The budgets of the grant at `level`, by their own names.
-fn own(level: usize, budgets: &[BudgetUse]) -> impl Iterator<Item = (&str, &BudgetUse)> {
-    let prefix = prefix(level);
-    budgets.iter().filter_map(move |budget| {
-        let name = budget.name.strip_prefix(&prefix)?;
-        let is_own = name.starts_with("grant.") || name.starts_with("clause.");
-        is_own.then_some((name, budget))
-    })
-}
-
-/// What a call really used of `reserved`. What nobody knows counts as used,
-/// and a call that was allowed stays a call.
-fn spent(name: &str, reserved: u64, outcome: &Outcome) -> u64 {
-    let kind = name.rsplit('.').next().unwrap_or_default();
-    match (outcome.status, kind) {
-        (Status::Unknown, _) | (_, "calls" | "distinct_tools") => reserved,
-        (Status::NotDispatched, _) => 0,
-        (_, "bytes_in") => outcome.bytes_in.min(reserved),
-        (_, "wall_ms") => outcome.ended_ms.saturating_sub(outcome.started_ms).min(reserved),
-        _ => reserved,
     }
 }

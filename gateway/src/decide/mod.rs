@@ -27,6 +27,7 @@ pub(crate) use rules::Rules;
 pub use rules::{RulesAgain, RulesError};
 
 use casemate_attestation::{Properties, Risk};
+use casemate_ledger::budget::prefix;
 use casemate_ledger::cgp::{Denial, DenyCode};
 use casemate_ledger::{Approvals, BudgetUse, Clause, Decimal, GrantRef, Identity, Label};
 use serde_json::Value;
@@ -210,7 +211,7 @@ impl Permit {
     /// The clauses that allow the call, by name.
     fn rules(&self) -> Vec<String> {
         let levels = self.clauses.iter().enumerate();
-        levels.map(|(level, at)| format!("{}grant/tools/{at}", held::prefix(level))).collect()
+        levels.map(|(level, at)| format!("{}grant/tools/{at}", prefix(level))).collect()
     }
 }
 
@@ -447,7 +448,7 @@ fn fitting<'a>(level: usize, held: &'a Held, call: &Call<'_>) -> Result<Fit<'a>,
             }
         }
     }
-    let prefix = held::prefix(level);
+    let prefix = prefix(level);
     let (rule, expected) = match first_broken {
         Some((at, place, constraint)) => {
             (format!("{prefix}grant/tools/{at}/arguments/{place}"), constraint.describe())
@@ -463,7 +464,7 @@ fn open(fit: &Fit<'_>, now: Now) -> Result<(), Denial> {
     match fit.clause.until {
         Some(until) if now.unix() >= until => Err(deny(
             DenyCode::GrantExpired,
-            format!("{}grant/tools/{}/until", held::prefix(fit.level), fit.at),
+            format!("{}grant/tools/{}/until", prefix(fit.level), fit.at),
             format!("a time before {until}"),
             now.unix().to_string(),
         )

@@ -2,16 +2,17 @@
 //! algorithm on whole microseconds, so that the answer is the same everywhere.
 
 use casemate_ledger::Rate;
+use casemate_ledger::budget::prefix;
 use casemate_ledger::cgp::{Denial, DenyCode};
 
-use super::{Fit, deny, held};
+use super::{Fit, deny};
 use crate::clock::Now;
 
 const MINUTE_US: u64 = 60_000_000;
 
 /// Checks the clause's rate and concurrency.
 pub(super) fn check(fit: &Fit<'_>, now: Now) -> Result<(), Denial> {
-    let (at, clause, prefix) = (fit.at, fit.clause, held::prefix(fit.level));
+    let (at, clause, prefix) = (fit.at, fit.clause, prefix(fit.level));
     let usage = fit.held.clauses.get(at).copied().unwrap_or_default();
     if let Some(limit) = clause.concurrency
         && usage.running >= limit

@@ -66,6 +66,14 @@ impl Authority {
         Self { pem, der, issuer }
     }
 
+    /// The same key and claims with another certificate.
+    pub fn renewed(&self, old: Credential) -> Credential {
+        let pair = KeyPair::try_from(&old.key.0[..]).unwrap();
+        let claims = old.claims.clone();
+        let new = self.identity_of(&pair, claims, |params| params.serial_number = Some(2.into()));
+        Credential { bundle: old.bundle, ..new }
+    }
+
     /// A new key with its certificate.
     pub fn identity(&self, claims: IdentityClaims) -> Credential {
         self.identity_with(claims, |_| ())

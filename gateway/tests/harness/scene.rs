@@ -65,9 +65,9 @@ impl Scene {
         self.house
     }
 
-    /// Starts the gateway again, and connects `port` to it.
+    /// Starts the gateway again, and connects `port` to it with a renewed certificate.
     pub async fn restart(self, port: Port) -> (Port, Self) {
-        let (credential, tools) = (port.credential, port.tools);
+        let (credential, tools) = (self.house.authority.renewed(port.credential), port.tools);
         let (sequence, previous) = (port.sequence, port.previous);
         drop(port.wire);
         let scene = Self::in_house(self.stop().await).await;

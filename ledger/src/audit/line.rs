@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::usage::Usage;
 use super::{Auditor, Checked, fail, failed};
+use crate::budget::prefix;
 use crate::record::Authentic;
 use crate::{Clause, Decision, Grant, Invocation, MAX_GRANTS_ABOVE};
 
@@ -124,10 +125,4 @@ pub(super) fn fitting<'a>(
         Ok(None)
     };
     line.iter().enumerate().map(one).collect()
-}
-
-/// What the rules and budgets of the grant at `level` are called, before their
-/// own names (docs/formats/decision.md).
-pub(super) fn prefix(level: usize) -> String {
-    if level == 0 { String::new() } else { format!("parent.{level}.") }
 }

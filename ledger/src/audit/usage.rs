@@ -3,32 +3,44 @@
 //! Not the gateway's counters: each amount is kept with its decision here, and
 //! sums are added up anew.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use super::line::{Fit, prefix};
+use super::line::Fit;
 use super::{Auditor, Checked, fail, not_checkable, unknown};
+use crate::budget::{of_level, prefix, spent};
 use crate::policy::Tool;
-use crate::{BudgetUse, Decimal, Decision, Invocation, Outcome, Status, Window};
+use crate::{BudgetUse, Decimal, Decision, Invocation, Outcome, Window};
 use serde_json::Value;
 
 /// What was used of one grant.
 #[derive(Default)]
 pub(super) struct Usage {
     plain: BTreeMap<String, u64>,
-    sums: BTreeMap<String, Vec<Amount>>,
+    sums: BTreeMap<String, Sum>,
     tools: BTreeSet<String>,
 }
 
-struct Amount {
-    decision: [u8; 32],
-    time_ms: u64,
-    amount: u64,
+/// The amounts that one sum of a clause counts, by their decisions.
+#[derive(Default)]
+struct Sum {
+    amounts: BTreeMap<When, u64>,
+    /// The start of the window that was asked for last, and what lies after it.
+    /// Kept, because a log of thousands of calls moves one window through as
+    /// many amounts: each is added once and taken off once.
+    window: Cell<(Option<u64>, u128)>,
 }
+
+/// When a decision was made, in milliseconds since 1970, and which one it is.
+type When = (u64, [u8; 32]);
 
 /// An allowed call without an outcome.
 pub(super) struct Open {
     /// The decision's leaf.
     pub(super) leaf: u64,
+    /// When it was made.
+    time_ms: u64,
     line: Vec<[u8; 16]>,
     budgets: Vec<BudgetUse>,
 }
@@ -74,8 +86,8 @@ impl Auditor<'_> {
         let line = call.grant.map(|grant| self.line_ids(&grant.id)).unwrap_or_default();
         for (level, grant) in line.iter().enumerate() {
             let Some(known) = self.grants.get_mut(grant) else { continue };
-            for (name, budget) in own(level, &decision.budgets) {
-                known.usage.add(name, budget.reserved, (id, decision.time_ms));
+            for (name, budget) in of_level(level, &decision.budgets) {
+                known.usage.add(name, budget.reserved, (decision.time_ms, id));
             }
             known.usage.tools.insert(call.tool.clone());
         }
@@ -89,17 +101,18 @@ impl Auditor<'_> {
     pub(super) fn settle(&mut self, open: &Open, outcome: &Outcome) {
         for (level, grant) in open.line.iter().enumerate() {
             let Some(known) = self.grants.get_mut(grant) else { continue };
-            for (name, budget) in own(level, &open.budgets) {
+            for (name, budget) in of_level(level, &open.budgets) {
                 let spent = spent(name, budget.reserved, outcome);
-                known.usage.give_back(name, budget.reserved - spent, &outcome.decision);
+                let when = (open.time_ms, outcome.decision);
+                known.usage.give_back(name, budget.reserved - spent, when);
             }
         }
     }
 }
 
 impl Open {
-    pub(super) fn at(leaf: u64) -> Self {
-        Self { leaf, line: Vec::new(), budgets: Vec::new() }
+    pub(super) fn at(leaf: u64, time_ms: u64) -> Self {
+        Self { leaf, time_ms, line: Vec::new(), budgets: Vec::new() }
     }
 }
 
@@ -246,33 +259,71 @@ impl Usage {
     }
 
     fn summed(&self, name: &str, window: Window, now_ms: u64) -> Before {
-        let amounts = self.sums.get(name).map(Vec::as_slice).unwrap_or_default();
-        let from = window.milliseconds().map(|length| now_ms.saturating_sub(length));
-        let within = amounts.iter().filter(|amount| from.is_none_or(|from| amount.time_ms > from));
-        let sum = within.fold(0_u64, |sum, amount| sum.saturating_add(amount.amount));
-        if amounts.len() > TOLD_APART { Before::AtLeast(sum) } else { Before::Exactly(sum) }
+        let Some(sum) = self.sums.get(name) else { return Before::Exactly(0) };
+        let total = sum.after(window.milliseconds().map(|length| now_ms.saturating_sub(length)));
+        if sum.amounts.len() > TOLD_APART { Before::AtLeast(total) } else { Before::Exactly(total) }
     }
 
-    fn add(&mut self, name: &str, amount: u64, (decision, time_ms): ([u8; 32], u64)) {
+    fn add(&mut self, name: &str, amount: u64, when: When) {
         if is_sum(name) {
-            let amounts = self.sums.entry(name.to_owned()).or_default();
-            amounts.push(Amount { decision, time_ms, amount });
+            self.sums.entry(name.to_owned()).or_default().add(amount, when);
         } else {
             let count = self.plain.entry(name.to_owned()).or_default();
             *count = count.saturating_add(amount);
         }
     }
 
-    fn give_back(&mut self, name: &str, back: u64, decision: &[u8; 32]) {
-        let count = if is_sum(name) {
-            let mut amounts = self.sums.get_mut(name).into_iter().flatten();
-            amounts.find(|one| one.decision == *decision).map(|one| &mut one.amount)
-        } else {
-            self.plain.get_mut(name)
-        };
-        if let Some(count) = count {
+    fn give_back(&mut self, name: &str, back: u64, when: When) {
+        if let Some(sum) = self.sums.get_mut(name) {
+            sum.give_back(back, when);
+        } else if let Some(count) = self.plain.get_mut(name) {
             *count = count.saturating_sub(back);
         }
+    }
+}
+
+impl Sum {
+    fn add(&mut self, amount: u64, when: When) {
+        let known = self.amounts.entry(when).or_default();
+        let amount = amount.min(u64::MAX - *known);
+        *known += amount;
+        self.change(when, |total| total + u128::from(amount));
+    }
+
+    fn give_back(&mut self, back: u64, when: When) {
+        let Some(known) = self.amounts.get_mut(&when) else { return };
+        let back = back.min(*known);
+        *known -= back;
+        self.change(when, |total| total - u128::from(back));
+    }
+
+    /// Keeps the total of the window right when an amount changes.
+    fn change(&self, (time_ms, _): When, by: impl FnOnce(u128) -> u128) {
+        let (from, total) = self.window.get();
+        if from.is_none_or(|from| time_ms > from) {
+            self.window.set((from, by(total)));
+        }
+    }
+
+    /// The sum of what was decided on after `from`, or of all.
+    fn after(&self, from: Option<u64>) -> u64 {
+        let (last, mut total) = self.window.get();
+        // A clock that went back moves the window back.
+        if last < from {
+            total -= self.between(last, from);
+        } else {
+            total += self.between(from, last);
+        }
+        self.window.set((from, total));
+        u64::try_from(total).unwrap_or(u64::MAX)
+    }
+
+    /// The sum of what was decided on after `from` and not after `until`.
+    fn between(&self, from: Option<u64>, until: Option<u64>) -> u128 {
+        let Some(until) = until.filter(|_| from < until) else { return 0 };
+        let start = from.map_or(Unbounded, |from| Excluded((from, [u8::MAX; 32])));
+        let amounts = self.amounts.range((start, Included((until, [u8::MAX; 32]))));
+        amounts.map(|(_, amount)| u128::from(*amount)).sum()
     }
 }
 
@@ -280,25 +331,53 @@ fn is_sum(name: &str) -> bool {
     name.contains(".sum.")
 }
 
-/// The budgets of the grant at `level`, by their own names.
-fn own(level: usize, budgets: &[BudgetUse]) -> impl Iterator<Item = (&str, &BudgetUse)> {
-    let prefix = prefix(level);
-    budgets.iter().filter_map(move |budget| {
-        let name = budget.name.strip_prefix(&prefix)?;
-        let is_own = name.starts_with("grant.") || name.starts_with("clause.");
-        is_own.then_some((name, budget))
-    })
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-/// What a call really used of `reserved` (docs/formats/outcome.md): all where
-/// nobody knows; a call that was allowed stays a call.
-fn spent(name: &str, reserved: u64, outcome: &Outcome) -> u64 {
-    let kind = name.rsplit('.').next().unwrap_or_default();
-    match (outcome.status, kind) {
-        (Status::Unknown, _) | (_, "calls" | "distinct_tools") => reserved,
-        (Status::NotDispatched, _) => 0,
-        (_, "bytes_in") => outcome.bytes_in.min(reserved),
-        (_, "wall_ms") => outcome.ended_ms.saturating_sub(outcome.started_ms).min(reserved),
-        _ => reserved,
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Add(u64, u8, u64),
+        GiveBack(u64, u8, u64),
+        Ask(Option<u64>),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let amount = prop_oneof![0..50_u64, Just(u64::MAX)];
+        prop_oneof![
+            (0..20_u64, 0..4_u8, amount).prop_map(|(time, id, amount)| Act::Add(time, id, amount)),
+            (0..20_u64, 0..4_u8, 0..60_u64).prop_map(|(time, id, n)| Act::GiveBack(time, id, n)),
+            proptest::option::of(0..22_u64).prop_map(Act::Ask),
+        ]
+    }
+
+    proptest! {
+        /// The kept total is what adding up all amounts anew comes to, whichever
+        /// way the window moves.
+        #[test]
+        fn a_moving_window_sums_as_adding_up_anew(acts in proptest::collection::vec(act(), 0..60)) {
+            let (mut sum, mut plain) = (Sum::default(), BTreeMap::<(u64, u8), u64>::new());
+            for act in acts {
+                match act {
+                    Act::Add(time, id, amount) => {
+                        sum.add(amount, (time, [id; 32]));
+                        let known = plain.entry((time, id)).or_default();
+                        *known = known.saturating_add(amount);
+                    }
+                    Act::GiveBack(time, id, back) => {
+                        sum.give_back(back, (time, [id; 32]));
+                        let known = plain.get_mut(&(time, id));
+                        known.into_iter().for_each(|known| *known = known.saturating_sub(back));
+                    }
+                    Act::Ask(from) => {
+                        let within = plain.iter().filter(|((time, _), _)| from.is_none_or(|f| *time > f));
+                        let total = within.fold(0_u64, |sum, (_, amount)| sum.saturating_add(*amount));
+                        prop_assert_eq!(sum.after(from), total);
+                    }
+                }
+            }
+        }
     }
 }
