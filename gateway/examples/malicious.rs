@@ -195,7 +195,9 @@ fn late(id: &Value, arguments: &Value, input: &mut Input) {
             let said = match arguments["turn"].as_u64() {
                 Some(1) => "paid".to_owned(),
                 Some(2) => format!("paid with {}", std::env::var("TOKEN").unwrap_or_default()),
-                _ => "paid ".repeat(8 * 1024),
+                Some(3) => "paid ".repeat(8 * 1024),
+                // More than the tool may say at all.
+                _ => "paid ".repeat(14 * 1024),
             };
             return answer(id, text(&said));
         }

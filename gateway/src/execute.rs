@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use casemate_ledger::args::Commitment;
 use casemate_ledger::{Event, EventKind, LeafKind, Status, Upstream};
 use casemate_ledger_store::{Payload, PayloadKind, StoreError};
 use serde_json::{Map, Value, json};
@@ -236,25 +237,18 @@ impl Job<'_> {
         let (task, epoch) = (claims.task.clone(), claims.epoch);
         let sandbox = self.session.caller.sandbox.clone();
         Box::new(move |result| {
-            let result = Value::Object(result);
-            let bytes = casemate_ledger::args::canonical(Some(&result));
-            let (Ok(bytes), Some(salt)) = (bytes, random()) else { return };
-            let payload = Payload { kind: PayloadKind::Result, salt, bytes };
-            let left_out = match payload.bytes.len() {
-                _ if gateway.secrets.occur_in(&result) => Some("response_blocked"),
-                length if length > MAX_LATE_BYTES => Some("too large to be kept"),
-                _ => None,
+            let (result, left_out) = match result {
+                Ok(result) => keep_late(gateway.as_ref(), &task, result),
+                Err(error) => {
+                    tracing::warn!(%error, "a late result");
+                    (None, Some("response_blocked"))
+                }
             };
-            if left_out.is_none()
-                && let Err(error) = gateway.payloads.keep(&task, &payload)
-            {
-                tracing::error!(%error, "a late result's payload is not kept");
-            }
             let event = Event {
                 sandbox: Some(sandbox),
                 epoch: Some(epoch),
                 digest: Some(decision),
-                result: Some(payload.commitment()),
+                result,
                 note: left_out.map(str::to_owned),
                 ..Event::new(EventKind::LateResult, gateway.clock.now().unix_ms)
             };
@@ -272,6 +266,29 @@ impl Job<'_> {
             ran.started_ms = self.gateway.clock.now().unix_ms;
         }
     }
+}
+
+/// What is recorded of a late result, and why its payload is not kept, if it is not.
+fn keep_late(
+    gateway: &Gateway,
+    task: &str,
+    result: Map<String, Value>,
+) -> (Option<Commitment>, Option<&'static str>) {
+    let result = Value::Object(result);
+    let bytes = casemate_ledger::args::canonical(Some(&result));
+    let (Ok(bytes), Some(salt)) = (bytes, random()) else { return (None, Some("unreadable")) };
+    let payload = Payload { kind: PayloadKind::Result, salt, bytes };
+    let left_out = match payload.bytes.len() {
+        _ if gateway.secrets.occur_in(&result) => Some("response_blocked"),
+        length if length > MAX_LATE_BYTES => Some("too large to be kept"),
+        _ => None,
+    };
+    if left_out.is_none()
+        && let Err(error) = gateway.payloads.keep(task, &payload)
+    {
+        tracing::error!(%error, "a late result's payload is not kept");
+    }
+    (Some(payload.commitment()), left_out)
 }
 
 /// A result is what the tool's definition says, if that says anything.
@@ -411,18 +428,9 @@ async fn server(
         let offered = running.tools(config).await.map_err(failed)?;
         let mut drifted = false;
         for (name, found) in gateway.catalogue.compare(tool.upstream, &offered) {
-            tracing::warn!(tool = name, "definition changed; the tool stops");
             // Also where one of two definitions under its name is the pinned one.
             drifted |= gateway.catalogue.tool(&name).is_none_or(|found| found.name == tool.name);
-            let event = Event {
-                digest: found,
-                note: Some(name),
-                ..Event::new(EventKind::ToolDrift, gateway.clock.now().unix_ms)
-            };
-            if let Err(error) = gateway.journal.write(LeafKind::Event, event) {
-                // Then there will be no outcome either, and the call is not sent.
-                tracing::error!(%error, "a drift is not recorded");
-            }
+            gateway.note_drift(name, found);
         }
         drifted |= offered.iter().all(|definition| {
             casemate_ledger::tool::definition_digest(definition) != Ok(tool.pinned.digest)

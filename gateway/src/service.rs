@@ -265,6 +265,21 @@ impl Gateway {
         })
     }
 
+    /// Writes down that the definition of the tool `name` is not the pinned one,
+    /// or that it is gone. Where that fails the log takes nothing any more: there
+    /// will be no decision either, and no call is sent.
+    pub(crate) fn note_drift(&self, name: String, found: Option<[u8; 32]>) {
+        tracing::warn!(tool = name, "definition changed; the tool stops");
+        let event = Event {
+            digest: found,
+            note: Some(name),
+            ..Event::new(EventKind::ToolDrift, self.clock.now().unix_ms)
+        };
+        if let Err(error) = self.journal.write(LeafKind::Event, event) {
+            tracing::error!(%error, "a drift is not recorded");
+        }
+    }
+
     /// What others need to know of this gateway.
     pub fn public(&self) -> &Public {
         &self.public

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_ledger::{Event, EventKind, LeafKind};
 use futures_util::future::join_all;
 
 use crate::service::Gateway;
@@ -34,21 +33,8 @@ async fn look(gateway: &Gateway, at: usize) {
         Ok(offered) => {
             let drifted = gateway.catalogue.wake(at, &offered);
             tracing::info!(upstream = upstream.name, "an upstream that was down serves");
-            drifted.into_iter().for_each(|(name, found)| note_drift(gateway, name, found));
+            drifted.into_iter().for_each(|(name, found)| gateway.note_drift(name, found));
         }
         Err(error) => tracing::warn!(%error, "an upstream is still down"),
-    }
-}
-
-/// Writes down that a tool's definition is not the pinned one.
-fn note_drift(gateway: &Gateway, name: String, found: Option<[u8; 32]>) {
-    tracing::warn!(tool = name, "definition changed; the tool stops");
-    let event = Event {
-        digest: found,
-        note: Some(name),
-        ..Event::new(EventKind::ToolDrift, gateway.clock.now().unix_ms)
-    };
-    if let Err(error) = gateway.journal.write(LeafKind::Event, event) {
-        tracing::error!(%error, "a drift is not recorded");
     }
 }

@@ -264,10 +264,7 @@ impl Running {
         let name = config.name.clone();
         let late = move |answer| {
             let ServerResult::CallToolResult(answer) = answer else { return };
-            match complete(&name, answer, limit) {
-                Ok(result) => late(result),
-                Err(error) => tracing::warn!(%error, "a late result"),
-            }
+            late(complete(&name, answer, limit));
         };
         let way = call::Way { peer: &self.peer, is_child: self._group.is_some() };
         match call::call(way, &self.told.progress, params, (progress, Box::new(late))).await {
@@ -297,7 +294,7 @@ pub(crate) struct Asked<'a> {
 }
 
 /// Takes a result that nobody waits for any more.
-pub(crate) type Late = Box<dyn FnOnce(Map<String, Value>) + Send>;
+pub(crate) type Late = Box<dyn FnOnce(Result<Map<String, Value>, UpstreamError>) + Send>;
 
 /// A result as the sandbox may get it.
 fn complete(
