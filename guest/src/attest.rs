@@ -16,6 +16,8 @@ use crate::tls::{self, TlsError};
 
 /// The verifier's name on the mux.
 const SERVICE: &str = "verifier";
+/// What it calls a challenge that ran out (docs/formats/verifier-api.md).
+const NONCE_EXPIRED: &str = "nonce-expired";
 
 /// Why this machine has no identity.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +57,15 @@ pub enum AttestError {
 }
 
 impl AttestError {
-    /// Whether the verifier said no, which asking again does not change.
+    /// Whether the verifier said no, which asking again does not change. That a
+    /// challenge ran out is changed by a new one: a machine may have been paused
+    /// between challenge and answer.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Http(error) if error.is_refusal())
+        match self {
+            Self::Http(HttpError::Denied { denial, .. }) if denial.code == NONCE_EXPIRED => false,
+            Self::Http(error) => error.is_refusal(),
+            _ => false,
+        }
     }
 }
 

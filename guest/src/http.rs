@@ -64,7 +64,7 @@ impl HttpError {
 }
 
 /// How a service explains a refusal. Unknown fields are ignored: it is shown
-/// to people and never acted upon.
+/// to people; acted upon is its code alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Denial {

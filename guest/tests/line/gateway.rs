@@ -14,6 +14,9 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) const DIGEST: [u8; 32] = [6; 32];
 const GRANT: GrantMeta = GrantMeta { id: [4; 16], digest: [5; 32] };
 
+/// A call that is never decided: its stream ends when it is cancelled.
+pub(crate) const ABANDONED: &str = "abandoned";
+
 /// The stand-in's view of one sandbox.
 pub(crate) struct Gateway {
     pub(crate) key: [u8; 32],
@@ -75,7 +78,11 @@ impl Gateway {
             Message::Request { id, method, params } => (id, self.answer(&method, &params)),
             Message::Notification { method, params } if method == method::CANCELLED => {
                 let id = params["requestId"].as_u64().unwrap();
-                (id, Next::Answer(Ok(json!({"content": [], "isError": true}))))
+                let next = match self.lost.iter().any(|lost| lost == ABANDONED) {
+                    true => Next::HangUp,
+                    false => Next::Answer(Ok(json!({"content": [], "isError": true}))),
+                };
+                (id, next)
             }
             other => panic!("{other:?}"),
         };
@@ -163,13 +170,15 @@ impl Gateway {
         }
         let lose = arguments["lose"].as_str().unwrap_or_default();
         let again = self.lost.iter().any(|lost| lost == lose);
-        let decided = lose != "always" && (lose != "call" || again);
+        assert!(lose != ABANDONED || !again, "a call that nobody waits for was sent again");
+        let decided = !matches!(lose, "always" | ABANDONED) && (lose != "call" || again);
         if decided {
             self.accepted = (signed.sequence, signed.digest());
         } else {
             self.lost.push(lose.to_owned());
         }
         match arguments["hold"].as_bool() {
+            _ if lose == ABANDONED => Next::Hold,
             _ if lose == "answer" || !decided => Next::HangUp,
             Some(true) => Next::Hold,
             _ => Next::Answer(Ok(json!({"content": [], "structuredContent": arguments}))),

@@ -381,6 +381,32 @@ async fn a_call_that_nobody_waits_for_is_cancelled() {
 }
 
 #[tokio::test]
+async fn a_call_that_nobody_waits_for_is_not_sent_again() {
+    let line = line(Fault::None, |_| {});
+    let (tools, session) = line.connect().await;
+    let before = line.streams.load(Ordering::Relaxed);
+    let (progress, mut notices) = tokio::sync::mpsc::channel(4);
+    let call = tools.call("echo".into(), json!({"lose": gateway::ABANDONED}), Some(progress));
+    tokio::select! {
+        notice = notices.recv() => drop(notice.unwrap()),
+        answer = call => panic!("{answer:?}"),
+    }
+    // The stand-in hangs up when it hears of it, and panics if the call comes on
+    // the next stream all the same.
+    let begun = std::time::Instant::now();
+    while line.streams.load(Ordering::Relaxed) == before {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no second stream");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for turn in 0..3 {
+        let result = tools.call("echo".into(), json!({"turn": turn}), None).await.unwrap();
+        assert_eq!(result["structuredContent"]["turn"], turn);
+    }
+    assert_eq!(line.streams.load(Ordering::Relaxed), before + 1);
+    assert!(!session.is_finished());
+}
+
+#[tokio::test]
 async fn an_identity_is_renewed_before_it_ends() {
     let line = line(Fault::ShortLife, |_| {});
     let (tools, session) = line.connect().await;
@@ -533,6 +559,18 @@ async fn a_verifier_that_cannot_certify_now_leaves_the_old_certificate() {
         assert!(!session.is_finished());
         session.abort();
     }
+}
+
+/// As when the machine was paused between challenge and answer.
+#[tokio::test(start_paused = true)]
+async fn a_challenge_that_ran_out_is_asked_for_again() {
+    let line = line(Fault::Expired, |_| {});
+    let (tools, session) = line.connect().await;
+    let before = line.attestations.load(Ordering::Relaxed);
+    line.refuse(&tools, 0, 5).await;
+    tools.call("echo".into(), json!({}), None).await.unwrap();
+    assert_eq!(line.attestations.load(Ordering::Relaxed), before + 2);
+    assert!(!session.is_finished());
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A verifier that checks what the guest binds and believes the rest.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(crate) enum Fault {
     Refuses,
     /// Certifies once, and says nothing then.
     Silent,
+    /// Says of the second challenge that it ran out.
+    Expired,
 }
 
 pub(crate) struct Verifier {
@@ -49,11 +52,18 @@ pub(crate) struct Verifier {
     pub(crate) fault: Fault,
     /// The keys of the guest that attested.
     keys: Mutex<Option<([u8; 32], [u8; 32])>>,
+    /// Whether a challenge ran out already.
+    expired: AtomicBool,
 }
 
 impl Verifier {
     pub(crate) fn new(fault: Fault) -> Arc<Self> {
-        Arc::new(Self { issuer: Ca::new(), fault, keys: Mutex::new(None) })
+        Arc::new(Self {
+            issuer: Ca::new(),
+            fault,
+            keys: Mutex::new(None),
+            expired: AtomicBool::new(false),
+        })
     }
 
     /// Serves one connection.
@@ -100,6 +110,7 @@ impl Verifier {
                 (403, denial("identity-revoked"))
             }
             "/v1/challenge" => (200, json!({"nonce": B64.encode(NONCE), "expires_at": 1})),
+            "/v1/attest" if self.expires() => (403, denial("nonce-expired")),
             "/v1/attest" => (200, self.attest(body, attest)),
             "/v1/secrets/high" => (
                 403,
@@ -108,6 +119,13 @@ impl Verifier {
             ),
             path => (200, self.release(path.strip_prefix("/v1/secrets/").unwrap(), body, release)),
         }
+    }
+
+    /// Whether the challenge that is answered runs out: once, after the first certificate.
+    fn expires(&self) -> bool {
+        self.fault == Fault::Expired
+            && self.has_certified()
+            && !self.expired.swap(true, Ordering::Relaxed)
     }
 
     fn has_certified(&self) -> bool {
