@@ -232,6 +232,15 @@ fn a_floor_holds_from_its_date_on() {
     let dated = |since: &str| format!("{}since = \"{since}\"\n", floors("tcb", "tcb", 25));
     let later = judge(vec![snp(|_| {})], &dated("2099-01-01T00:00:00Z"));
     assert!(failed(&later).is_empty(), "{:?}", failed(&later));
+    // What is not asked yet is not shown as if it held.
+    let only = "[[snp.tcb]]\nproduct = \"Milan\"\nsnp = 25\nsince = \"2099-01-01T00:00:00Z\"\n";
+    let later = judge(vec![snp(|_| {})], only);
+    assert!(failed(&later).is_empty(), "{:?}", failed(&later));
+    for rule in ["snp.reported-tcb", "snp.committed-tcb", "snp.launch-tcb"] {
+        let check = later.checks().iter().find(|check| check.rule == rule).unwrap();
+        assert_eq!(check.outcome, Outcome::NotApplicable, "{rule}");
+        assert!(check.expected.contains("2099"), "{}", check.expected);
+    }
     let now = judge(vec![snp(|_| {})], &dated("2001-01-01T00:00:00Z"));
     assert_eq!(failed(&now), ["snp.reported-tcb", "snp.committed-tcb", "snp.launch-tcb"]);
     // A chip that is listed is enough where the provider's list is not met.

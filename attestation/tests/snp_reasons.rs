@@ -349,6 +349,35 @@ fn of_several_lists_every_revocation_counts() {
     assert_eq!(judged(vec![(EndorsementKind::Crl, foreign_crl())]), Ok(None));
 }
 
+/// Whatever clock was asked about before, the answer for a clock is the same.
+#[test]
+fn what_is_remembered_does_not_depend_on_the_clock_before() {
+    let bench = bench();
+    let list = |this: u64, next: u64| bench.vcek.crl(&[], UnixTime(this), UnixTime(next)).unwrap();
+    let lists = [list(NOW.0 - 100, NOW.0 + 20), list(NOW.0 + 5, NOW.0 + 30)];
+    let item = changed(&bench.vcek, |_| {});
+    let expected = |at: u64| match () {
+        () if (NOW.0 - 100..NOW.0 + 5).contains(&at) => Ok(NOW.0 - 100),
+        () if (NOW.0 + 5..NOW.0 + 30).contains(&at) => Ok(NOW.0 + 5),
+        () => Err(Reason::CrlStale),
+    };
+    let of = |claims: &casemate_attestation::snp::SnpClaims| claims.crl.unwrap().this_update.0;
+    let verifier = Verifier::new(bench.anchors.clone(), 4);
+    let items = lists.clone().map(|list| (EndorsementKind::Crl, list)).to_vec();
+    let (evidence, endorsements) = (Evidence { items: vec![item.clone()] }, Endorsements { items });
+    for ago in [0, 4, 5, 25, 4, 29, 0, 30, 5, 0] {
+        for at in [NOW.0 + ago, NOW.0 - 101, NOW.0 - 100] {
+            let now = UnixTime(at);
+            let whole = verify(&evidence, &bench.anchors, &endorsements, now);
+            let whole = whole.map(|claims| of(claims.snp().unwrap())).map_err(|e| e.reason);
+            assert_eq!(whole, expected(at), "{ago}");
+            let one = verifier.verify(&item.evidence, bench.vcek.vek_der(), &[], &lists, now);
+            let one = one.map(|claims| of(&claims)).map_err(|e| e.reason);
+            assert_eq!(one, expected(at), "{ago}");
+        }
+    }
+}
+
 /// Anchors remember chains for every thread, and a remembered chain is no
 /// weaker: time, lists and the report still count.
 #[test]

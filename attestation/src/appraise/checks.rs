@@ -64,10 +64,20 @@ impl Checks {
 
     /// Adds a rule that the policy does not ask for.
     pub fn not_asked(&mut self, rule: &'static str, actual: impl core::fmt::Display) {
+        self.not_applicable(rule, "the policy does not ask", actual);
+    }
+
+    /// Records a rule that does not speak of this evidence, or not yet.
+    pub fn not_applicable(
+        &mut self,
+        rule: &'static str,
+        expected: impl core::fmt::Display,
+        actual: impl core::fmt::Display,
+    ) {
         self.0.push(Check {
             rule,
             outcome: Outcome::NotApplicable,
-            expected: "the policy does not ask".to_owned(),
+            expected: expected.to_string(),
             actual: actual.to_string(),
             hint: String::new(),
         });

@@ -301,13 +301,15 @@ fn floor(
         UnixTime(0) => format!("at least {}", floor.tcb()),
         since => format!("at least {} since {since}", floor.tcb()),
     };
-    let expected: Vec<_> = own.iter().map(describe).collect();
-    let holds =
-        |floor: &&&TcbFloor| now < floor.since || tcb.is_some_and(|tcb| tcb.at_least(&floor.tcb()));
+    let expected = own.iter().map(describe).collect::<Vec<_>>().join(", and ");
+    let mut in_force = own.iter().filter(|floor| floor.since <= now).peekable();
+    if in_force.peek().is_none() {
+        return findings.checks.not_applicable(rule, expected, actual);
+    }
     findings.checks.compare(
         rule,
-        own.iter().all(holds),
-        expected.join(", and "),
+        in_force.all(|floor| tcb.is_some_and(|tcb| tcb.at_least(&floor.tcb()))),
+        expected,
         actual,
         "update firmware and microcode, commit them, and launch the guest again",
     );

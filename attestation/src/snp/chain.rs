@@ -2,6 +2,8 @@
 //! (AMD 56860, SEV-SNP firmware ABI, ATTESTATION_REPORT; AMD 57230, VCEK
 //! certificates).
 
+use std::sync::Arc;
+
 use super::flags::SigningKey;
 use super::memory::{self, Kept};
 use super::report::{Report, SIGNED_BYTES};
@@ -57,6 +59,8 @@ pub struct PreparedVek {
     anchor: Anchor,
     root: [u8; 32],
     crl: Option<Crl>,
+    /// When another of the lists becomes the newest, if one will.
+    until: Option<UnixTime>,
 }
 
 impl PreparedVek {
@@ -85,6 +89,7 @@ impl PreparedVek {
             anchor: anchor.anchor().clone(),
             root: seen::id_of(anchor.ark()),
             crl: newest.map(|crl| (*crl).clone()),
+            until: crls.iter().map(|crl| crl.this_update()).filter(|made| *made > now).min(),
         };
         prepared.check_time(now)?;
         // What a root once revoked stays so, whichever of its lists says it.
@@ -107,6 +112,12 @@ impl PreparedVek {
         self.vek.certificate().check_validity(now)?;
         self.chain.iter().try_for_each(|certificate| certificate.check_validity(now))?;
         self.crl.iter().try_for_each(|crl| crl.check_current(now))
+    }
+
+    /// Whether the same certificates and lists would come to this chain at `now`.
+    /// Clocks are given: one may lie before that of the call before.
+    pub(super) fn holds_at(&self, now: UnixTime) -> bool {
+        self.until.is_none_or(|until| now < until) && self.check_time(now).is_ok()
     }
 
     /// Verifies the report `bytes` at `now` with the prepared key.
@@ -296,8 +307,9 @@ pub(crate) fn verify_item(
     check_key_info(&report)?;
     let key = memory::key(&[&item.endorsements, &endorsements.items]);
     let known = anchors.amd.iter().find_map(|anchor| anchor.memory().chain(&key));
-    if let Some(kept) = known.filter(|kept| fits(&report, &kept.prepared.vek)) {
-        kept.prepared.check_time(now)?;
+    let usable =
+        |kept: &Arc<Kept>| fits(&report, &kept.prepared.vek) && kept.prepared.holds_at(now);
+    if let Some(kept) = known.filter(usable) {
         let claims = kept.prepared.check_report(report, &item.evidence)?;
         kept.sent.iter().try_for_each(|crl| crl.check_current(now))?;
         return Ok(claims);

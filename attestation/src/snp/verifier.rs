@@ -40,7 +40,7 @@ impl Verifier {
     ) -> Result<Verified<SnpClaims>, VerifyError> {
         let key = key(vek, crls);
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(prepared) = known {
+        if let Some(prepared) = known.filter(|prepared| prepared.holds_at(now)) {
             return prepared.verify(report, now);
         }
         let crls = crls.iter().map(|der| Crl::parse(der)).collect::<Result<Vec<_>, _>>()?;

@@ -23,19 +23,27 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Vec<Line>> {
 
 fn folder(path: &Path, name: &str) -> anyhow::Result<Vec<Line>> {
     let cases = json(path, "cases.json")?;
+    let mut lines = Vec::new();
     // A plain list holds launch digests; an object has one list for each kind.
     let lists = match cases {
         Value::Array(list) => vec![("snp".to_owned(), list)],
-        Value::Object(map) => map
-            .into_iter()
-            .filter_map(|(key, value)| match value {
-                Value::Array(list) => Some((key, list)),
-                _ => None,
-            })
-            .collect(),
+        Value::Object(map) => {
+            let mut lists = Vec::new();
+            for (key, value) in map {
+                match value {
+                    Value::Array(list) => lists.push((key, list)),
+                    // Texts about the folder, and its table of firmware files.
+                    Value::Object(_) if key != "firmware" => lines
+                        .push(line(&format!("{name}/{key}"), || {
+                            bail!("cases.json, {key}: expected a list of cases, got an object")
+                        })),
+                    _ => {}
+                }
+            }
+            lists
+        }
         _ => bail!("cases.json: expected a list or an object"),
     };
-    let mut lines = Vec::new();
     for (kind, list) in lists {
         for case in list {
             let id = text(&case, "id").unwrap_or("(no id)").to_owned();
