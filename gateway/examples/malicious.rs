@@ -96,6 +96,10 @@ fn list(id: &Value, params: &Value) {
             tools.push(tool("twin", "another"));
             answer(id, json!({ "tools": tools }));
         }
+        "others" => {
+            let names = ["fine", "fx.echo", "echo", "mark"].map(|name| tool(name, "harmless"));
+            answer(id, json!({ "tools": names }));
+        }
         _ => answer(id, json!({ "tools": plain })),
     }
 }

@@ -103,15 +103,20 @@ impl Catalogue {
                     }
                     tracing::warn!(%error, tools = pinned.len(), "an upstream is down and rests");
                     for (name, tool) in pinned {
-                        insert(&mut tools, name, tool)?;
+                        insert(config, &mut tools, name, tool)?;
                     }
                     resting.insert(at, error.to_string());
                     continue;
                 }
             };
             for definition in definitions {
+                let own = definition.get("name").and_then(Value::as_str).unwrap_or_default();
+                if belongs_elsewhere(config, at, own) {
+                    tracing::warn!(tool = own, by = upstream.name, "another's name is left out");
+                    continue;
+                }
                 if let Some((name, tool)) = entry(at, upstream, definition, &mut known)? {
-                    insert(&mut tools, name, tool)?;
+                    insert(config, &mut tools, name, tool)?;
                 }
             }
         }
@@ -208,8 +213,26 @@ fn drifted(
     drifted
 }
 
-/// One name is one tool: an upstream does not stand in for another's.
+/// Whether the configuration gives the name of the tool `own` of the upstream in
+/// place `at` to another one: by its prefix, or because it has an entry for it.
+fn belongs_elsewhere(config: &Config, at: usize, own: &str) -> bool {
+    let lists = |upstream: &Upstream| upstream.tools.iter().any(|tool| tool.name == own);
+    let Some(upstream) = config.upstreams.get(at).filter(|upstream| upstream.bare_names) else {
+        return false;
+    };
+    let others = config.upstreams.iter().enumerate().filter(|(place, _)| *place != at);
+    let mut others = others.map(|(_, other)| other);
+    others.any(|other| match other.bare_names {
+        true => lists(other) && !lists(upstream),
+        false => own.starts_with(&exposed(other, "")),
+    })
+}
+
+/// One name is one tool: an upstream does not stand in for another's. Two that
+/// the operator approved are a mistake of the configuration; what servers offer
+/// beside that stops no gateway.
 fn insert(
+    config: &Config,
     tools: &mut BTreeMap<String, Tool>,
     name: String,
     tool: Tool,
@@ -221,8 +244,16 @@ fn insert(
             tracing::warn!(tool = name, "offered twice");
         }
         Some(other) => {
-            let (one, two) = (other.pinned.upstream.clone(), tool.pinned.upstream);
-            return Err(CatalogueError::Name { name, one, two });
+            let is_listed = |at: usize| {
+                let upstream = config.upstreams.get(at);
+                upstream.is_some_and(|one| one.tools.iter().any(|tool| tool.name == name))
+            };
+            if is_listed(other.upstream) && is_listed(tool.upstream) {
+                let (one, two) = (other.pinned.upstream.clone(), tool.pinned.upstream);
+                return Err(CatalogueError::Name { name, one, two });
+            }
+            other.pinned.drifted = true;
+            tracing::warn!(tool = name, by = tool.pinned.upstream, "offered by two upstreams");
         }
         None => drop(tools.insert(name, tool)),
     }

@@ -256,3 +256,42 @@ async fn a_name_is_one_tool_s_and_plain() {
     // Of two definitions of one name neither is called; lookalikes are left out.
     assert_eq!(tools, ["bad.FINE ok", "bad.fine ok", "bad.twin drifted"]);
 }
+
+/// A server that keeps its own names takes none of another's by offering it, and
+/// stops no gateway.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_of_another_is_not_taken() {
+    let upstream = |name: &str, program: &str, tool: &str| {
+        format!(
+            "[[upstream]]\nname = \"{name}\"\ncommand = [{:?}]\nbare_names = true\n\
+             env = {{ MALICE = \"others\" }}\n[[upstream.tool]]\nname = \"{tool}\"\nrisk = \"low\"\n",
+            example(program)
+        )
+    };
+    let mut house = House::new();
+    let (bad, own) = (upstream("bad", "malicious", "fine"), upstream("own", "fixture", "echo"));
+    house.upstreams = format!("{bad}{}{own}", house.upstreams);
+    let both = house.upstreams.clone() + &upstream("also", "fixture", "echo");
+    let scene = Scene::in_house(house).await;
+    let Reply::Status(status) = scene.admin(Command::Status).await else { unreachable!() };
+    let state = |name: &str| status.tools.iter().find(|tool| tool.0 == name).unwrap().1.as_str();
+    // What nobody approved and two offer is nobody's.
+    for (name, expected) in
+        [("fine", "ok"), ("fx.echo", "ok"), ("echo", "ok"), ("fx.mark", "ok"), ("mark", "drifted")]
+    {
+        assert_eq!(state(name), expected, "{name}");
+    }
+    scene.add(grant(&["fx.echo", "echo", "mark"], 9)).await;
+    let mut port = scene.port().await;
+    for (name, expected) in [("fx.echo", "none"), ("echo", "none"), ("mark", "tool_drift")] {
+        let result = port.call(name, json!({"text": "genuine"})).await.unwrap();
+        assert_eq!(code(&result), expected, "{name}: {result}");
+        // The malicious server answers nothing to a tool called echo.
+        assert_eq!(result.to_string().contains("genuine"), expected == "none", "{name}: {result}");
+    }
+    // Two that the operator approved are a mistake.
+    let mut mistaken = House::new();
+    mistaken.upstreams = both;
+    let error = Gateway::open(mistaken.config()).await.err().unwrap().to_string();
+    assert_eq!(error, "tool echo: expected one upstream to have it, got own and also");
+}

@@ -21,7 +21,7 @@ pub struct Upstream {
     /// The first part of its tools' names: `time` in `time.get_current_time`.
     pub name: String,
     /// Whether its tools keep their own names, without that first part. Two
-    /// tools of one name are an error. Default false.
+    /// entries of one name are an error. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bare_names: bool,
     /// An MCP server over stdio: the program, by absolute path, and its arguments.
