@@ -1,14 +1,18 @@
 //! Challenge, evidence, identity: one connection to the verifier, from its
 //! handshake to the last secret.
 
+use std::time::Duration;
+
 use casemate_attestation::{Binding, binding::EXPORTER_LABEL, release::RELEASE_EXPORTER_LABEL};
 use casemate_ledger::text::{b64, b64_array};
 use casemate_mux::{Guest, MuxError};
 use rustls::pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
 use crate::certificate::{Certificate, CertificateError};
 use crate::config;
+use crate::console::say;
 use crate::evidence::{EvidenceError, Sources};
 use crate::http::{Http, HttpError};
 use crate::identity::Identity;
@@ -16,6 +20,10 @@ use crate::tls::{self, TlsError};
 
 /// The verifier's name on the mux.
 const SERVICE: &str = "verifier";
+/// How long a machine that starts waits for a verifier that answers that it cannot
+/// for now, and its first and longest pause.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 /// What it calls a challenge that ran out (docs/formats/verifier-api.md).
 const NONCE_EXPIRED: &str = "nonce-expired";
 
@@ -66,6 +74,11 @@ impl AttestError {
             Self::Http(error) => error.is_refusal(),
             _ => false,
         }
+    }
+
+    /// Whether the verifier answered, and may say something else if it is asked again.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Http(HttpError::Denied { .. })) && !self.is_refusal()
     }
 }
 
@@ -130,6 +143,29 @@ impl Session {
             (exporter(EXPORTER_LABEL)?, exporter(RELEASE_EXPORTER_LABEL)?);
         let http = Http::start(stream, &verifier.server_name).await?;
         Ok(Self { http, channel, release_channel })
+    }
+
+    /// As [`Self::attest`], for as long as the verifier cannot for now: machines
+    /// that start together ask it all at once.
+    pub async fn attest_when_served(
+        &mut self,
+        identity: &Identity,
+        sources: &mut Sources,
+        task: &str,
+        issuer_pem: &str,
+    ) -> Result<Attested, AttestError> {
+        let begun = Instant::now();
+        let mut pause = PAUSES.0;
+        loop {
+            match self.attest(identity, sources, task, issuer_pem).await {
+                Err(error) if error.is_passing() && begun.elapsed() < PATIENCE => {
+                    say(&format!("attestation: {error}; trying again"));
+                }
+                ended => return ended,
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
     }
 
     /// Answers a challenge with evidence and checks the identity it is given.

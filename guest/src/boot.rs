@@ -121,7 +121,7 @@ async fn attest(
     step(host, "evidence", json!({"sources": sources.names()})).await;
     let issuer = &config.verifier.identity_ca_pem;
     let task = &launch.sandbox_task;
-    let attested = verifier.attest(identity, &mut sources, task, issuer).await;
+    let attested = verifier.attest_when_served(identity, &mut sources, task, issuer).await;
     if let Err(AttestError::Http(HttpError::Denied { denial, .. })) = &attested {
         host.event("attest-refused", json!({"denial": denial})).await;
     }

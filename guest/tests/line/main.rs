@@ -129,7 +129,8 @@ impl Line {
         let mut sources = Sources::find(host, Some(Psp(self.mux.clone())), devices).unwrap();
         assert_eq!(sources.names().len(), 2);
         let issuer = &self.config.identity_ca_pem;
-        let attested = session.attest(&self.identity, &mut sources, "task", issuer).await?;
+        let own = &self.identity;
+        let attested = session.attest_when_served(own, &mut sources, "task", issuer).await?;
         Ok((session, attested))
     }
 
@@ -190,6 +191,19 @@ async fn a_silent_verifier_is_not_waited_for() {
     let error = Session::connect(&Guest::start(guest_end), &config).await.unwrap_err();
     let AttestError::Tls(TlsError::Timeout { peer }) = error else { panic!("{error}") };
     assert_eq!(peer, VERIFIER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verifier_that_is_busy_is_asked_again_and_not_for_ever() {
+    line(Fault::BusyAtFirst(2), |_| {}).attest().await.unwrap();
+    let start = tokio::time::Instant::now();
+    let error = line(Fault::BusyAtFirst(u32::MAX), |_| {}).attest().await.unwrap_err();
+    assert!(error.to_string().contains("busy"), "{error}");
+    assert!((30..40).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    // A no is a no.
+    let start = tokio::time::Instant::now();
+    line(Fault::RefusesAtOnce, |_| {}).attest().await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

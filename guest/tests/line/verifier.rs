@@ -1,6 +1,6 @@
 //! A verifier that checks what the guest binds and believes the rest.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,6 +45,10 @@ pub(crate) enum Fault {
     Silent,
     /// Says of the second challenge that it ran out.
     Expired,
+    /// Has too much to do for so many challenges.
+    BusyAtFirst(u32),
+    /// Refuses the first challenge already.
+    RefusesAtOnce,
 }
 
 pub(crate) struct Verifier {
@@ -52,8 +56,8 @@ pub(crate) struct Verifier {
     pub(crate) fault: Fault,
     /// The keys of the guest that attested.
     keys: Mutex<Option<([u8; 32], [u8; 32])>>,
-    /// Whether a challenge ran out already.
-    expired: AtomicBool,
+    /// How often it did wrong.
+    times: AtomicU32,
 }
 
 impl Verifier {
@@ -62,7 +66,7 @@ impl Verifier {
             issuer: Ca::new(),
             fault,
             keys: Mutex::new(None),
-            expired: AtomicBool::new(false),
+            times: AtomicU32::new(0),
         })
     }
 
@@ -103,12 +107,8 @@ impl Verifier {
     ) -> (u16, Value) {
         let denial = |code: &str| json!({"code": code, "rule": "the stand-in's"});
         match path {
-            "/v1/challenge" if self.fault == Fault::Busy && self.has_certified() => {
-                (503, denial("busy"))
-            }
-            "/v1/challenge" if self.fault == Fault::Refuses && self.has_certified() => {
-                (403, denial("identity-revoked"))
-            }
+            "/v1/challenge" if self.is_busy() => (503, denial("busy")),
+            "/v1/challenge" if self.refuses() => (403, denial("identity-revoked")),
             "/v1/challenge" => (200, json!({"nonce": B64.encode(NONCE), "expires_at": 1})),
             "/v1/attest" if self.expires() => (403, denial("nonce-expired")),
             "/v1/attest" => (200, self.attest(body, attest)),
@@ -125,7 +125,22 @@ impl Verifier {
     fn expires(&self) -> bool {
         self.fault == Fault::Expired
             && self.has_certified()
-            && !self.expired.swap(true, Ordering::Relaxed)
+            && self.times.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    fn is_busy(&self) -> bool {
+        match self.fault {
+            Fault::Busy => self.has_certified(),
+            Fault::BusyAtFirst(times) => self.times.fetch_add(1, Ordering::Relaxed) < times,
+            _ => false,
+        }
+    }
+
+    fn refuses(&self) -> bool {
+        match self.fault {
+            Fault::Refuses => self.has_certified(),
+            fault => fault == Fault::RefusesAtOnce,
+        }
     }
 
     fn has_certified(&self) -> bool {
