@@ -274,7 +274,19 @@ fn endorsements_older_than_the_state_are_refused() {
             ("pck.crl", collateral.pck_crls.first().unwrap()),
         ];
         let machine = Machine::new(&files, &format!("vendor = []\n{}", tdx.anchor_toml("model")));
-        let (_, said) = machine.json(&[&machine.path("")], &[&flags[..], &more].concat());
+        let run = || machine.json(&[&machine.path("")], &[&flags[..], &more].concat());
+        // Another run that has the state is waited for.
+        let other = std::fs::File::open(format!("{state}.lock")).ok();
+        let (_, said) = std::thread::scope(|scope| {
+            other.iter().for_each(|file| file.lock().unwrap());
+            let run = scope.spawn(run);
+            if let Some(other) = other {
+                std::thread::sleep(std::time::Duration::from_millis(400));
+                assert!(!run.is_finished());
+                drop(other);
+            }
+            run.join().unwrap()
+        });
         assert_eq!((&said["answer"], said["code"].as_str()), (&json!(answer), code), "{said}");
         // What is refused before it is judged leaves no bundle.
         assert_eq!(std::fs::exists(&bundle).unwrap(), code.is_none());

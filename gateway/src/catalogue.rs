@@ -103,6 +103,9 @@ impl Catalogue {
                     }
                     tracing::warn!(%error, tools = pinned.len(), "an upstream is down and rests");
                     for (name, tool) in pinned {
+                        if belongs_elsewhere(config, at, &tool.name) {
+                            continue;
+                        }
                         insert(config, &mut tools, name, tool)?;
                     }
                     resting.insert(at, error.to_string());
@@ -246,7 +249,7 @@ fn insert(
         Some(other) => {
             let is_listed = |at: usize| {
                 let upstream = config.upstreams.get(at);
-                upstream.is_some_and(|one| one.tools.iter().any(|tool| tool.name == name))
+                upstream.is_some_and(|one| one.tools.iter().any(|t| exposed(one, &t.name) == name))
             };
             if is_listed(other.upstream) && is_listed(tool.upstream) {
                 let (one, two) = (other.pinned.upstream.clone(), tool.pinned.upstream);

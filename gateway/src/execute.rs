@@ -241,7 +241,7 @@ impl Job<'_> {
                 Ok(result) => keep_late(gateway.as_ref(), &task, result),
                 Err(error) => {
                     tracing::warn!(%error, "a late result");
-                    (None, Some("response_blocked"))
+                    (None, Some("not within the call's limits"))
                 }
             };
             let event = Event {

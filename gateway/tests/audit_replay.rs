@@ -239,6 +239,17 @@ fn one_certificate_less(scene: &Scene) {
         assert_eq!(report.counts[check], some(4, 2), "{check}");
     }
     assert_eq!(report.counts["decision.policy"], some(1, 2));
+    // What fails without asking who called, fails.
+    let allowed: Decision = scene.read(first);
+    let forged = |decision: Decision| {
+        let mut leaves = scene.leaves.clone();
+        leaves[first] = scene.forged(LeafKind::Decision, decision);
+        failures(&scene.audit(&leaves))
+    };
+    let other = forged(Decision { policy: [7; 32], ..allowed.clone() });
+    assert!(other.contains(&"decision.policy"), "{other:?}");
+    let no_call = forged(Decision { invocation: vec![0], ..allowed });
+    assert!(no_call.contains(&"call.signature"), "{no_call:?}");
     // What the unproved calls used still counts against the proved.
     let mut leaves = scene.leaves.clone();
     leaves.remove(first);
@@ -272,4 +283,42 @@ fn without(scene: Scene) {
     assert_eq!(report.counts["decision.policy"], nobody);
     // What a tool may use is not known then; the rest of the decisions is.
     assert_eq!(report.counts["decision.replay"].fail, 0);
+}
+
+/// Where more rules decide than a decision names, those that it names are
+/// compared, and that they are as many as it can name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_more_rules_than_are_named_the_named_are_compared() {
+    let house = house();
+    let shadow = |at: usize| {
+        format!("@id(\"s{at}\") @shadow(\"true\") forbid(principal, action, resource);\n")
+    };
+    let rules = RULES.to_owned() + &(0..60).map(shadow).collect::<String>();
+    std::fs::write(house.directory.join("rules.cedar"), rules).unwrap();
+    let live = Live::in_house(house).await;
+    live.add(grant(&["fx.echo"], 5)).await;
+    let mut port = live.port().await;
+    let result = port.call("fx.echo", json!({"a": 1})).await.unwrap();
+    assert_eq!(code(&result), "none");
+    drop(port);
+    let scene = taken(live).await;
+    let report = scene.audit(&scene.leaves);
+    assert!(report.holds(), "{:?}", report.findings);
+    assert_eq!(report.counts["decision.rules"].pass, 1);
+    let at = last(&scene, Verdict::Allow);
+    let genuine: Decision = scene.read(at);
+    let is_policy = |rule: &String| rule.contains("policy/");
+    assert_eq!(genuine.rules.iter().filter(|rule| is_policy(rule)).count(), 48);
+    let forged = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut decision = genuine.clone();
+        change(&mut decision.rules);
+        let mut leaves = scene.leaves.clone();
+        leaves[at] = scene.forged(LeafKind::Decision, decision);
+        failures(&scene.audit(&leaves))
+    };
+    let place = genuine.rules.iter().position(is_policy).unwrap();
+    let other = forged(&|rules| rules[place] = "shadow/policy/none".to_owned());
+    assert!(other.contains(&"decision.rules"), "{other:?}");
+    let fewer = forged(&|rules| drop(rules.remove(place)));
+    assert!(fewer.contains(&"decision.rules"), "{fewer:?}");
 }

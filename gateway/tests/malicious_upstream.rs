@@ -196,8 +196,9 @@ async fn a_result_after_the_cancellation_is_written_down_and_given_to_nobody() {
         }
     }
     let left_out: Vec<_> = left_out.iter().map(Option::as_deref).collect();
-    let blocked = Some("response_blocked");
-    assert_eq!(left_out, [None, blocked, Some("too large to be kept"), blocked]);
+    let [blocked, large, beyond] =
+        ["response_blocked", "too large to be kept", "not within the call's limits"].map(Some);
+    assert_eq!(left_out, [None, blocked, large, beyond]);
     assert!(late.iter().all(|(of, _)| decisions.contains(of)), "{late:?}");
     // What broke the tool's limit is not measured either.
     let measured: Vec<bool> =

@@ -317,7 +317,7 @@ impl<'a> Auditor<'a> {
             self.holds.insert(decision.digest(), Held::of(&hold, &decision, &call));
         }
         if decision.verdict.is_allow() {
-            let ended = self.not_ended(&call, &identity);
+            let ended = self.not_ended(&call, Some(&identity));
             self.note("revocation.order", ended);
         }
         self.learn_policy(&decision);
@@ -329,16 +329,31 @@ impl<'a> Auditor<'a> {
 
     /// A decision on a call without its caller's certificate: what the call says
     /// is still what the gateway counted, and the later calls of its chain and
-    /// its grant rest on that count. Nothing else of it is checked, and that is said.
+    /// its grant rest on that count. What else of it cannot be checked is said.
     fn unproved(&mut self, decision: &Authentic<Decision>) {
-        let of_all = ["call.signature", "decision.replay"];
-        let of_allowed = ["revocation.order", "decision.policy", "decision.rules"];
-        let of_allowed = of_allowed.into_iter().filter(|_| decision.verdict.is_allow());
-        for check in of_all.into_iter().chain(of_allowed) {
-            self.note::<()>(check, not_checkable("without the caller's certificate"));
-        }
-        let Ok((_, call)) = record::peek::<Invocation>(&decision.invocation) else { return };
+        let without = || not_checkable("without the caller's certificate");
+        let call = record::peek::<Invocation>(&decision.invocation);
+        let call = match call.map_err(failed) {
+            Ok((_, call)) => call,
+            Err(found) => {
+                self.note::<()>("call.signature", Err(found));
+                return;
+            }
+        };
+        self.note::<()>("call.signature", without());
         self.order(decision, &call);
+        self.learn_policy(decision);
+        self.note::<()>("decision.replay", without());
+        // What fails without asking who called fails.
+        if decision.verdict.is_allow() {
+            let ended = self.not_ended(&call, None).and_then(|()| without());
+            self.note::<()>("revocation.order", ended);
+        }
+        if !matches!(decision.verdict, Verdict::Deny(_)) {
+            let by_policy = self.by_started(decision).and_then(|()| without());
+            self.note::<()>("decision.policy", by_policy);
+            self.note::<()>("decision.rules", without());
+        }
         if let Verdict::Hold(hold) = decision.verdict {
             self.holds.insert(decision.digest(), Held::of(&hold, decision, &call));
         }
@@ -417,19 +432,20 @@ impl<'a> Auditor<'a> {
     }
 
     /// Nothing that the call rests on was revoked, and no stop holds its sandbox.
-    fn not_ended(&self, call: &Invocation, identity: &Identity) -> Checked {
+    fn not_ended(&self, call: &Invocation, identity: Option<&Identity>) -> Checked {
         let line = call.grant.map(|grant| self.line_ids(&grant.id)).unwrap_or_default();
-        let own = [format!("identity {}", identity.key_id()), format!("sandbox {}", call.sandbox)];
+        let key = identity.map(|identity| format!("identity {}", identity.key_id()));
+        let own = [format!("sandbox {}", call.sandbox)].into_iter().chain(key);
         let grants = line.iter().flat_map(|grant| [name_of(grant), suspended(grant)]);
         let ended = grants.chain(own).find(|name| self.ended.contains(name));
-        let scopes = [
-            Scope::Sandbox(call.sandbox.clone()),
-            Scope::Task(identity.claims.task.clone()),
-            Scope::Tenant(identity.tenant.clone()),
-            Scope::All,
-        ];
-        let stopped = scopes.iter().find(|scope| self.stops.contains_key(scope));
-        match ended.or_else(|| stopped.map(ToString::to_string)) {
+        let of_caller = identity.map(|identity| {
+            [Scope::Task(identity.claims.task.clone()), Scope::Tenant(identity.tenant.clone())]
+        });
+        let mut scopes = [Scope::Sandbox(call.sandbox.clone()), Scope::All]
+            .into_iter()
+            .chain(of_caller.into_iter().flatten());
+        let stopped = scopes.find(|scope| self.stops.contains_key(scope));
+        match ended.or_else(|| stopped.map(|scope| scope.to_string())) {
             Some(name) => Err(fail(format!("allowed after {name} was ended"))),
             None => Ok(()),
         }

@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+/// What a rule expects that the policy does not ask for.
+pub const NOT_ASKED: &str = "the policy does not ask";
+
 /// How a rule came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -64,7 +67,7 @@ impl Checks {
 
     /// Adds a rule that the policy does not ask for.
     pub fn not_asked(&mut self, rule: &'static str, actual: impl core::fmt::Display) {
-        self.not_applicable(rule, "the policy does not ask", actual);
+        self.not_applicable(rule, NOT_ASKED, actual);
     }
 
     /// Records a rule that does not speak of this evidence, or not yet.

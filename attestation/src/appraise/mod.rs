@@ -14,7 +14,7 @@ mod snp;
 mod tdx;
 
 pub use affirm::{Affirmed, Denial};
-pub use checks::{Check, Checks, Outcome};
+pub use checks::{Check, Checks, NOT_ASKED, Outcome};
 
 use crate::anchors::{Anchor, AnchorKind};
 use crate::binding::Binding;

@@ -51,7 +51,9 @@ pub struct CrlState {
 }
 
 /// A VEK certificate whose chain was checked. Safe to keep and to share: the
-/// times within which the check holds travel with it.
+/// times within which the check holds travel with it. Of several lists the one
+/// that was the newest when it was made speaks; [`Self::holds_at`] says whether
+/// another one does by now.
 #[derive(Debug, Clone)]
 pub struct PreparedVek {
     vek: Vek,
@@ -116,7 +118,7 @@ impl PreparedVek {
 
     /// Whether the same certificates and lists would come to this chain at `now`.
     /// Clocks are given: one may lie before that of the call before.
-    pub(super) fn holds_at(&self, now: UnixTime) -> bool {
+    pub fn holds_at(&self, now: UnixTime) -> bool {
         self.until.is_none_or(|until| now < until) && self.check_time(now).is_ok()
     }
 

@@ -1,6 +1,6 @@
 //! The result of `casemate verify`, for people and as JSON.
 
-use casemate_attestation::appraise::Outcome;
+use casemate_attestation::appraise::{NOT_ASKED, Outcome};
 use casemate_attestation::{Appraisal, Reason, Risk, VerifyError};
 use serde_json::{Value, json};
 
@@ -22,7 +22,10 @@ pub(crate) fn appraisal(appraisal: &Appraisal, open: &[&str], as_json: bool) -> 
     for check in appraisal.checks() {
         let (mark, detail) = match check.outcome {
             Outcome::Pass => ("ok", check.actual.clone()),
-            Outcome::NotApplicable => ("not asked", check.actual.clone()),
+            Outcome::NotApplicable if check.expected == NOT_ASKED => {
+                ("not asked", check.actual.clone())
+            }
+            Outcome::NotApplicable => ("not yet", format!("{}; {}", check.actual, check.expected)),
             Outcome::Fail if open.contains(&check.rule) => ("not given", check.hint.clone()),
             Outcome::Fail => (
                 "FAILED",

@@ -78,17 +78,22 @@ impl Auditor<'_> {
         found.ok_or_else(|| unknown(NO_FILE))
     }
 
+    /// The decision rests on the policy that the gateway started with last.
+    pub(super) fn by_started(&self, decision: &Decision) -> Checked {
+        match self.started {
+            None => Err(fail("the log has no start of the gateway before it")),
+            Some(started) if started != decision.policy => {
+                Err(fail("another policy than the gateway started with"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// The decision rests on the policy that the gateway started with, and has
     /// tool, risk, label and floor from there.
     pub(super) fn by_policy(&self, case: Case<'_>) -> Checked {
         let Case { decision, call, arguments, .. } = case;
-        match self.started {
-            None => return Err(fail("the log has no start of the gateway before it")),
-            Some(started) if started != decision.policy => {
-                return Err(fail("another policy than the gateway started with"));
-            }
-            Some(_) => {}
-        }
+        self.by_started(decision)?;
         let policy = self.policy_of(decision)?;
         let tool = policy.tools.get(&call.tool).ok_or_else(|| fail("a tool it does not have"))?;
         let is_allow = decision.verdict.is_allow();
