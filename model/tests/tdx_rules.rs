@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use casemate_attestation::anchors::{IntelAnchor, TrustAnchors};
-use casemate_attestation::tdx::{BodyKind, TdAttributes};
+use casemate_attestation::tdx::{BodyKind, TdAttributes, TdReport15Ex};
 use casemate_attestation::x509::Certificate;
 use casemate_attestation::{
     Claims, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, Expected, Outcome,
@@ -34,6 +34,14 @@ fn policy_judges_what_verified() {
     assert_eq!(failing("", |spec| spec.report.tdattributes.0 |= 1 << 17), ["tdx.service-td"]);
     let service = |spec: &mut QuoteSpec| spec.report.td15.as_mut().unwrap().mrservicetd = [1; 48];
     assert_eq!(failing("", service), ["tdx.service-td"]);
+    let named = |change: fn(&mut TdReport15Ex)| {
+        let mut spec = spec(BodyKind::Td15Ex);
+        change(spec.report.td15_ex.as_mut().unwrap());
+        failures("", &MODEL.quote(&spec).unwrap())
+    };
+    assert_eq!(named(|_| ()), none);
+    assert_eq!(named(|ex| ex.init_service_td_hash[0] = 1), ["tdx.service-td"]);
+    assert_eq!(named(|ex| ex.cur_service_td_hash[47] = 1), ["tdx.service-td"]);
     let known = format!("service_tds = [\"{}\"]", "01".repeat(48));
     assert_eq!(failing(&known, service), none);
     let clear = |spec: &mut QuoteSpec| spec.report.tdattributes = TdAttributes(0);
@@ -69,6 +77,7 @@ fn every_rule_has_a_case() {
         ("tdx.sept-ve", "require_sept_ve_disable = true".to_owned(), |spec| {
             spec.report.tdattributes = TdAttributes(0);
         }),
+        ("tdx.vmid", none(), |spec| spec.report.td15_ex.as_mut().unwrap().vmid = 1),
         ("tdx.service-td", none(), |spec| spec.report.tdattributes.0 |= 1 << 17),
         ("tdx.xfam", "allowed_xfam = 7".to_owned(), |_| ()),
         ("tdx.dynamic-platform", "allow_dynamic_platform = false".to_owned(), |_| ()),
@@ -94,7 +103,7 @@ fn every_rule_has_a_case() {
     // Tested with a challenge and with a signed list: attestation/tests/appraisal.rs.
     let mut seen = vec!["tdx.report-data", "tdx.generation"];
     for (rule, policy, change) in cases {
-        let mut spec = spec(BodyKind::Td15);
+        let mut spec = spec(BodyKind::Td15Ex);
         change(&mut spec);
         assert_eq!(failures(&policy, &MODEL.quote(&spec).unwrap()), [rule], "{policy}");
         seen.push(rule);
@@ -106,6 +115,21 @@ fn every_rule_has_a_case() {
     for rule in rules.filter(|rule| rule.starts_with("tdx.")) {
         assert!(seen.contains(&rule), "{rule} has no case");
     }
+}
+
+/// A partition of a TD is not the TD; forms that do not say are not asked.
+#[test]
+fn one_partition_reports() {
+    let of = |vmid: u8, policy: &str| {
+        let mut spec = spec(BodyKind::Td15Ex);
+        spec.report.td15_ex.as_mut().unwrap().vmid = vmid;
+        failures(policy, &MODEL.quote(&spec).unwrap())
+    };
+    let none: Vec<&str> = vec![];
+    assert_eq!(of(0, ""), none);
+    assert_eq!(of(3, "vmid = 3"), none);
+    assert_eq!(of(0, "vmid = 3"), ["tdx.vmid"]);
+    assert_eq!(failures("vmid = 3", &MODEL.quote(&spec(BodyKind::Td15)).unwrap()), none);
 }
 
 #[test]

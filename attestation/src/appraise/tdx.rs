@@ -21,6 +21,7 @@ pub(super) fn appraise(
     advisories(claims, policy, now, findings);
     collateral(claims, policy, now, findings);
     attributes(&claims.report, policy, findings);
+    partition(&claims.report, policy, findings);
     service_td(&claims.report, policy, findings);
     platform(claims, policy, findings);
     identity(claims, policy, findings);
@@ -204,9 +205,29 @@ fn attributes(report: &TdReport, policy: &TdxPolicy, findings: &mut Findings) {
     }
 }
 
+/// The L1 of a partitioned TD sees into its partitions, and each reports alike.
+fn partition(report: &TdReport, policy: &TdxPolicy, findings: &mut Findings) {
+    let Some(ex) = &report.td15_ex else {
+        let expected = format!("VMID {}, in a TD report 1.5 extended", policy.vmid);
+        return findings.checks.not_applicable("tdx.vmid", expected, "the report does not say");
+    };
+    findings.checks.compare(
+        "tdx.vmid",
+        ex.vmid == policy.vmid,
+        format!("VMID {}", policy.vmid),
+        format!("VMID {}", ex.vmid),
+        "ask for the report in the right partition, or set tdx.vmid in the policy",
+    );
+}
+
 /// A service TD can act on the TD (migrate it), and so is part of what is trusted.
 fn service_td(report: &TdReport, policy: &TdxPolicy, findings: &mut Findings) {
-    let extended = report.tdattributes.any(TdAttributes::SERVTD_EXT);
+    // Firmware fills the hashes only under the attribute; believe either.
+    let named = report
+        .td15_ex
+        .as_ref()
+        .is_some_and(|ex| ex.init_service_td_hash != [0; 48] || ex.cur_service_td_hash != [0; 48]);
+    let extended = named || report.tdattributes.any(TdAttributes::SERVTD_EXT);
     let bound = report.td15.as_ref().map(|td15| td15.mrservicetd).filter(|mr| *mr != [0; 48]);
     let passed = match bound {
         None => !extended,
@@ -223,7 +244,7 @@ fn service_td(report: &TdReport, policy: &TdxPolicy, findings: &mut Findings) {
         ),
         match (bound, extended) {
             (Some(mr), _) => hex(&mr),
-            (None, true) => "none bound, but SERVTD_EXT is set".to_owned(),
+            (None, true) => "none bound, but SERVTD_EXT or a hash of service TDs is set".to_owned(),
             (None, false) => "none".to_owned(),
         },
         "launch without a service TD, or add it to tdx.service_tds in the policy",

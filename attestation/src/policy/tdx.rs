@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::HexBytes;
-use crate::tdx::TcbStatus;
+use crate::tdx::{MAX_VMID, TcbStatus};
 use crate::time::UnixTime;
 
 /// What is asked of a TDX quote.
@@ -32,6 +32,11 @@ pub struct TdxPolicy {
     /// The advisories that may apply, each until a date; empty: any that the
     /// accepted status brings with it.
     pub advisories: Vec<AdvisoryGrace>,
+    /// The one partition of a TD whose report is accepted: 0 is the TD itself, or
+    /// its L1, which sees into the others, 1 to 3. Default 0. A report that does
+    /// not say is not asked.
+    #[serde(deserialize_with = "vmid")]
+    pub vmid: u8,
     /// Accept a TD that the host may debug. Such a TD never earns the boundary
     /// class tee. Default false.
     pub allow_debug: bool,
@@ -105,6 +110,7 @@ impl Default for TdxPolicy {
             min_pcesvn: 0,
             min_qe_isvsvn: 0,
             advisories: vec![],
+            vmid: 0,
             allow_debug: false,
             allow_profiling: false,
             allow_migratable: false,
@@ -149,6 +155,14 @@ fn acceptable_one<'de, D: serde::Deserializer<'de>>(
     Ok(status)
 }
 
+fn vmid<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    let vmid = u8::deserialize(deserializer)?;
+    if vmid <= MAX_VMID {
+        return Ok(vmid);
+    }
+    Err(serde::de::Error::custom(format!("expected a VMID, 0 to {MAX_VMID}, got {vmid}")))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::policy::Policy;
@@ -167,6 +181,7 @@ mod tests {
             "[tdx]\nstatuses = [\"TcbNotSupported\"]",
             "[tdx]\nstatuses = [\"uptodate\"]",
             "[tdx]\nallow_anything = true",
+            "[tdx]\nvmid = 4",
             "[[tdx.grace]]\nstatus = \"Revoked\"\nuntil = \"2027-01-31T00:00:00Z\"",
             "[[tdx.grace]]\nstatus = \"OutOfDate\"",
             "[tdx]\nmin_tee_tcb_svn = \"00\"",

@@ -5,10 +5,10 @@
 //! no key can stand in for that of another role.
 
 use super::pck::{SGX_EXTENSION, SgxExtension};
-use crate::crypto::Scheme;
+use crate::crypto::{KeyKind, Scheme};
 use crate::error::{Reason, VerifyError};
 use crate::time::UnixTime;
-use crate::x509::{BASIC_CONSTRAINTS, Certificate, Crl, KEY_USAGE};
+use crate::x509::{BASIC_CONSTRAINTS, Certificate, Crl, KEY_USAGE, KeyUsage};
 
 /// A PCK CA: its certificate, checked against the root, and its CRL.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(super) fn pck_ca(
     certificate.check_ca()?;
     let own = crls.iter().filter(|crl| crl.issuer().der == certificate.subject().der);
     let mut own: Vec<Crl> = own.cloned().collect();
-    own.iter().try_for_each(|crl| crl.check_issued_by(&certificate))?;
+    own.iter().try_for_each(|crl| check_crl_issued_by(crl, &certificate))?;
     own.sort_by_key(Crl::this_update);
     let crl = own.pop().ok_or_else(|| missing_crl(&certificate))?;
     Ok(PckCa { certificate, crl, older: own })
@@ -64,6 +64,7 @@ pub(super) fn pck_extension(certificate: &Certificate) -> Result<SgxExtension, V
 /// Checks that a PCK certificate is issued by `ca`.
 pub(super) fn check_pck(certificate: &Certificate, ca: &PckCa) -> Result<(), VerifyError> {
     check_profile(certificate)?;
+    certificate.check_key_usage(KeyUsage::DigitalSignature)?;
     certificate.check_issued_by(&ca.certificate)
 }
 
@@ -72,13 +73,16 @@ pub(super) fn check_tcb_signer(
     certificate: &Certificate,
     root: &Certificate,
 ) -> Result<(), VerifyError> {
+    // Of no other role: a PCK in this place is a fault of the collateral.
+    let wrong = |error| VerifyError { reason: Reason::CollateralSignature, ..error };
     if certificate.subject().common_name != TCB_SIGNING_NAME
         || certificate.extension(SGX_EXTENSION).is_some()
     {
-        return Err(role(certificate, TCB_SIGNING_NAME));
+        return Err(wrong(role(certificate, TCB_SIGNING_NAME)));
     }
     check_profile(certificate)?;
-    refuse_ca(certificate)?;
+    refuse_ca(certificate).map_err(wrong)?;
+    certificate.check_key_usage(KeyUsage::DigitalSignature)?;
     certificate.check_issued_by(root)
 }
 
@@ -100,14 +104,26 @@ pub(super) fn check_same_root(sent: &Certificate, root: &Certificate) -> Result<
     ))
 }
 
+/// Checks that `crl` is by `issuer`, which may sign lists (RFC 5280 6.3.3 (f)).
+pub(super) fn check_crl_issued_by(crl: &Crl, issuer: &Certificate) -> Result<(), VerifyError> {
+    issuer.check_key_usage(KeyUsage::CrlSign)?;
+    crl.check_issued_by(issuer)
+}
+
 /// As [`Crl::check_current`], but a CRL is one part of the collateral here.
 pub(super) fn check_crl_current(crl: &Crl, now: UnixTime) -> Result<(), VerifyError> {
     crl.check_current(now).map_err(|error| VerifyError { reason: Reason::CollateralStale, ..error })
 }
 
-/// P-256, and no critical extension that nobody looked at.
+/// P-256 throughout, and no critical extension that nobody looked at.
 fn check_profile(certificate: &Certificate) -> Result<(), VerifyError> {
     certificate.check_scheme(Scheme::EcdsaP256Sha256Der)?;
+    let kind = certificate.key().kind();
+    if kind != KeyKind::P256 {
+        let field = format!("key of {}", certificate.subject().common_name);
+        let actual = format!("{kind:?}");
+        return Err(VerifyError::new(Reason::CertAlgorithm, field, "P256", actual));
+    }
     let unknown = certificate
         .extensions()
         .iter()

@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error as _};
 use serde_json::value::RawValue;
 
 use super::status::TcbStatus;
+use super::tcb_info::Judged;
 use crate::UnixTime;
 use crate::error::{Reason, VerifyError};
 use crate::wire::unhex_array;
@@ -101,13 +102,15 @@ impl<'de> Deserialize<'de> for Rfc3339 {
 }
 
 impl TcbStatus {
-    /// For `#[serde(deserialize_with)]`: only the statuses collateral may have.
-    pub(super) fn deserialize_collateral<'de, D: Deserializer<'de>>(
+    /// For `#[serde(deserialize_with)]`: only the statuses that a level of `T` may have.
+    pub(super) fn deserialize_collateral<'de, T: Judged, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Self, D::Error> {
         let name = Cow::<'de, str>::deserialize(deserializer)?;
-        Self::from_collateral(&name)
-            .ok_or_else(|| D::Error::custom(format_args!("unknown tcbStatus {name:?}")))
+        let status = Self::ALL.into_iter().find(|status| status.name() == name);
+        status.filter(|status| T::may_have(*status)).ok_or_else(|| {
+            D::Error::custom(format_args!("expected a tcbStatus of its kind, got {name:?}"))
+        })
     }
 }
 

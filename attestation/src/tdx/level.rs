@@ -68,7 +68,12 @@ pub(super) fn assess(
     });
     let module = module_level(tcb_info, report)?;
     let module_status = module.as_ref().map_or(TcbStatus::UpToDate, |level| level.status);
-    let launched = platform.status.converge(module_status);
+    // Intel's library stops at a module below every level: no status of the
+    // platform, not even Revoked, takes its place.
+    let launched = match module_status {
+        TcbStatus::NotSupported => module_status,
+        _ => platform.status.converge(module_status),
+    };
     let relaunch = Relaunch { tcb_info, report, sgx: sgx.status, module: module_status };
     let status = relaunch.advise(launched, qe.status)?.converge(qe.status);
     let mut advisories: Vec<String> = [Some(&platform), module.as_ref(), Some(&qe)]
@@ -148,7 +153,9 @@ fn known_module(tcb_info: &TcbInfo, version: u8) -> Result<&ModuleIdentity, Veri
     })
 }
 
-/// A module for production has no attributes, whatever the mask says.
+/// The attributes under the mask are the golden ones, which are not masked
+/// themselves (Intel's `TdxModuleCheck`). A module for production has none,
+/// whatever the mask says.
 fn check_module(
     report: &TdReport,
     mrsigner: &[u8; 48],
@@ -161,8 +168,9 @@ fn check_module(
     }
     let [actual, wanted, mask] =
         [&report.seamattributes, attributes, mask].map(|bytes| u64::from_le_bytes(*bytes));
-    if actual != 0 || wanted & mask != 0 {
-        let (expected, actual) = (format!("0 and {wanted:#x}"), format!("{actual:#x}"));
+    if actual != 0 || actual & mask != wanted {
+        let expected = format!("0, and {wanted:#x} under mask {mask:#x}");
+        let actual = format!("{actual:#x}");
         return Err(VerifyError::new(Reason::TdxModule, "seamattributes", expected, actual));
     }
     Ok(())

@@ -27,6 +27,7 @@ pub use level::{LevelMatch, Tcb};
 pub use pck::{Configuration, PckTcb, SGX_EXTENSION, SgxExtension, SgxType};
 pub use prepared::{CollateralFacts, Prepared, TdxClaims};
 pub use quote::{MAX_QUOTE_BYTES, QeReport, Quote};
+pub(crate) use report::MAX_VMID;
 pub use report::{BodyKind, TdAttributes, TdReport, TdReport15, TdReport15Ex};
 pub use status::TcbStatus;
 

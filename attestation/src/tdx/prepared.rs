@@ -90,10 +90,12 @@ impl Prepared {
     pub fn new(collateral: &Collateral, anchor: &IntelAnchor) -> Result<Self, VerifyError> {
         refuse_missing(collateral)?;
         let root = anchor.root();
+        // First of all: what is under another root altogether is refused for that.
+        let signers = tcb_signers(&collateral.tcb_signing_chain, root)?;
         let root_crl = crl(&collateral.root_crl)?;
-        root_crl.check_issued_by(root)?;
+        certificates::check_crl_issued_by(&root_crl, root)?;
         root_crl.check_not_revoked(root)?;
-        let signers = tcb_signers(&collateral.tcb_signing_chain, root, &root_crl)?;
+        signers.iter().try_for_each(|signer| root_crl.check_not_revoked(signer))?;
         let (tcb_info, tcb_info_signers) = tcb_info(&collateral.tcb_info, &signers)?;
         let (qe_identity, qe_identity_signers) = qe_identity(&collateral.qe_identity, &signers)?;
         let pck_crls = collateral.pck_crls.iter().map(|bytes| crl(bytes)).collect::<Result<_, _>>();
@@ -245,11 +247,7 @@ fn refuse_missing(collateral: &Collateral) -> Result<(), VerifyError> {
 
 /// The TCB signing certificates in `pem`. The root may be there too, and must
 /// then be the one that is trusted.
-fn tcb_signers(
-    pem: &[u8],
-    root: &Certificate,
-    root_crl: &Crl,
-) -> Result<Vec<Certificate>, VerifyError> {
+fn tcb_signers(pem: &[u8], root: &Certificate) -> Result<Vec<Certificate>, VerifyError> {
     let mut signers = Vec::new();
     for certificate in certificates_from_pem(pem, PemLimits::CHAIN)? {
         if certificate.is_self_issued() {
@@ -257,7 +255,6 @@ fn tcb_signers(
             continue;
         }
         certificates::check_tcb_signer(&certificate, root)?;
-        root_crl.check_not_revoked(&certificate)?;
         signers.push(certificate);
     }
     Ok(signers)

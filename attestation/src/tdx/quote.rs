@@ -70,8 +70,9 @@ impl<'a> Quote<'a> {
         let signed = bytes.get(..reader.position()).unwrap_or_default();
         let size = reader.length_le("signature data length").map_err(length)?;
         let section = reader.slice("signature data", size).map_err(length)?;
-        refuse_trailing(&reader)?;
+        // First: where the length is wrong, what follows is the section's own.
         let section = SignatureSection::parse(section)?;
+        refuse_trailing(&reader)?;
         Ok(Self {
             version: header.version,
             user_data: header.user_data,

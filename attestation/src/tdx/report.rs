@@ -103,7 +103,9 @@ impl BodyKind {
 impl TdReport {
     /// Reads a report of form `kind` from exactly its bytes.
     pub fn parse(kind: BodyKind, bytes: &[u8]) -> Result<Self, VerifyError> {
-        Self::read(kind, bytes).map_err(|error| error.because(Reason::Length))
+        let report = Self::read(kind, bytes).map_err(|error| error.because(Reason::Length))?;
+        report.td15_ex.as_ref().map_or(Ok(()), TdReport15Ex::check)?;
+        Ok(report)
     }
 
     /// The major version of the TDX module at launch.
@@ -160,6 +162,15 @@ impl TdReport {
 }
 
 impl TdReport15Ex {
+    /// A TD has one L1 and at most three partitions (Intel TDX Module 1.5 TD
+    /// Partitioning Architecture): other numbers have no meaning.
+    fn check(&self) -> Result<(), VerifyError> {
+        if self.vmid <= MAX_VMID {
+            return Ok(());
+        }
+        Err(VerifyError::new(Reason::Reserved, "vmid", format!("0 to {MAX_VMID}"), self.vmid))
+    }
+
     fn read(reader: &mut Reader<'_>) -> Result<Self, ParseError> {
         Ok(Self {
             vmid: reader.u8("vmid")?,
@@ -207,6 +218,8 @@ impl core::fmt::Display for TdAttributes {
     }
 }
 
+/// The highest number of a partition.
+pub(crate) const MAX_VMID: u8 = 3;
 /// DEBUG; profiling; ICSSD, SERVTD_EXT and 18 to 22; LASS to KL; TPA, PERFMON.
 const DEFINED: u64 = 1 | 0b111 << 4 | 0x7f << 16 | 0x1f << 27 | 0b11 << 62;
 
@@ -217,7 +230,11 @@ mod tests {
     #[test]
     fn each_kind_reads_exactly_its_size() {
         for kind in [BodyKind::Td10, BodyKind::Td15, BodyKind::Td15Ex] {
-            let bytes: Vec<u8> = (0..=250).cycle().take(kind.size()).collect();
+            let mut bytes: Vec<u8> = (0..=250).cycle().take(kind.size()).collect();
+            if kind == BodyKind::Td15Ex {
+                assert_eq!(TdReport::parse(kind, &bytes).unwrap_err().reason, Reason::Reserved);
+                bytes[648] = MAX_VMID;
+            }
             let report = TdReport::parse(kind, &bytes).unwrap();
             assert_eq!(report.report_data[..], bytes[520..584]);
             assert_eq!(report.td15.is_some(), kind != BodyKind::Td10);

@@ -67,12 +67,6 @@ impl TcbStatus {
         }
     }
 
-    /// The status that Intel's collateral spells `name`. Statuses that are only
-    /// ever computed have no such spelling.
-    pub(super) fn from_collateral(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().filter(|status| !status.is_computed()).find(|s| s.name() == name)
-    }
-
     /// This platform status, lowered by that of a component (module or QE).
     pub fn converge(self, component: Self) -> Self {
         match (component, self) {
@@ -108,7 +102,8 @@ impl TcbStatus {
         )
     }
 
-    fn is_computed(self) -> bool {
+    /// Whether this comes of several, and so stands in no collateral.
+    pub(super) fn is_computed(self) -> bool {
         matches!(
             self,
             Self::TdRelaunchAdvised
@@ -141,10 +136,17 @@ mod tests {
 
     #[test]
     fn names_read_back_unless_computed() {
-        for status in TcbStatus::ALL {
-            let read = TcbStatus::from_collateral(status.name());
-            assert_eq!(read, (!status.is_computed()).then_some(status));
+        use super::super::tcb_info::{IsvSvn, Judged, PlatformTcb};
+        fn read<T: Judged>(name: &str) -> Option<TcbStatus> {
+            TcbStatus::deserialize_collateral::<T, _>(&serde_json::json!(name)).ok()
         }
-        assert_eq!(TcbStatus::from_collateral("uptodate"), None);
+        let of_software = [TcbStatus::UpToDate, TcbStatus::OutOfDate, TcbStatus::Revoked];
+        for status in TcbStatus::ALL {
+            let platform = read::<PlatformTcb>(status.name());
+            assert_eq!(platform, (!status.is_computed()).then_some(status));
+            let software = read::<IsvSvn>(status.name());
+            assert_eq!(software, of_software.contains(&status).then_some(status));
+        }
+        assert_eq!(read::<PlatformTcb>("uptodate"), None);
     }
 }

@@ -52,14 +52,20 @@ pub(super) struct ModuleIdentity {
 
 /// What Intel says of evidence that reaches `tcb`.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", bound(deserialize = "T: Judged + Deserialize<'de>"))]
 pub(super) struct Level<T> {
     pub(super) tcb: T,
     pub(super) tcb_date: Rfc3339,
-    #[serde(deserialize_with = "TcbStatus::deserialize_collateral")]
+    #[serde(deserialize_with = "TcbStatus::deserialize_collateral::<T, _>")]
     pub(super) tcb_status: TcbStatus,
     #[serde(rename = "advisoryIDs", default)]
     pub(super) advisories: Vec<String>,
+}
+
+/// What a level is of: it decides which statuses the level may have.
+pub(super) trait Judged {
+    /// Whether Intel gives a level of this kind `status`.
+    fn may_have(status: TcbStatus) -> bool;
 }
 
 /// The SVN of a TDX module or a QE.
@@ -81,6 +87,19 @@ pub(super) struct PlatformTcb {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub(super) struct Component {
     pub(super) svn: u8,
+}
+
+impl Judged for PlatformTcb {
+    fn may_have(status: TcbStatus) -> bool {
+        !status.is_computed()
+    }
+}
+
+/// Nothing configures a module or a QE: Intel's schema has these three alone.
+impl Judged for IsvSvn {
+    fn may_have(status: TcbStatus) -> bool {
+        matches!(status, TcbStatus::UpToDate | TcbStatus::OutOfDate | TcbStatus::Revoked)
+    }
 }
 
 impl TcbInfo {

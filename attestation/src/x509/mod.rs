@@ -250,13 +250,39 @@ impl Certificate {
             Some(_) => return wrong("basicConstraints with cA", "another value"),
             None => return wrong("basicConstraints with cA", "none"),
         }
+        self.check_key_usage(KeyUsage::KeyCertSign)
+    }
+
+    /// Checks that keyUsage, where there is one, names `usage` (RFC 5280 4.2.1.3).
+    pub fn check_key_usage(&self, usage: KeyUsage) -> Result<(), VerifyError> {
+        // BIT STRING; bits are counted from the top.
+        let (bit, name) = match usage {
+            KeyUsage::DigitalSignature => (0x80, "digitalSignature"),
+            KeyUsage::KeyCertSign => (0x04, "keyCertSign"),
+            KeyUsage::CrlSign => (0x02, "cRLSign"),
+        };
         match self.extension(KEY_USAGE) {
             None => Ok(()),
-            // BIT STRING; keyCertSign is bit 5, counted from the top.
-            Some([3, 2 | 3, 0..=7, bits, ..]) if bits & 0x04 != 0 => Ok(()),
-            Some(_) => wrong("keyUsage with keyCertSign", "another value"),
+            Some([3, 2 | 3, 0..=7, bits, ..]) if bits & bit != 0 => Ok(()),
+            Some(value) => Err(VerifyError::new(
+                Reason::CertExtension,
+                format!("extensions of {}", self.subject.common_name),
+                format!("keyUsage with {name}"),
+                hex(value),
+            )),
         }
     }
+}
+
+/// What a key may be used for (RFC 5280 4.2.1.3), as far as anybody asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyUsage {
+    /// To sign what is neither a certificate nor a list.
+    DigitalSignature,
+    /// To sign certificates.
+    KeyCertSign,
+    /// To sign revocation lists.
+    CrlSign,
 }
 
 /// The extension basicConstraints.

@@ -33,7 +33,12 @@ pub fn certificates_from_pem(
 
 /// Every revocation list in `text`, in order.
 pub fn crls_from_pem(text: &[u8], limits: PemLimits) -> Result<Vec<Crl>, VerifyError> {
-    blocks(text, "X509 CRL", limits)?.iter().map(|der| Crl::parse(der)).collect()
+    // Text that is no PEM, such as an error page, is no certificate either.
+    let blocks = blocks(text, "X509 CRL", limits).map_err(|error| match error.reason {
+        Reason::CertMalformed => VerifyError { reason: Reason::CrlMalformed, ..error },
+        _ => error,
+    });
+    blocks?.iter().map(|der| Crl::parse(der)).collect()
 }
 
 /// The certificates in `bytes`, which may be one in DER or several in PEM.

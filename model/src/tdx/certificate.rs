@@ -2,12 +2,13 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING,
+    ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
 };
 use casemate_attestation::UnixTime;
 use casemate_attestation::tdx::{PckTcb, SGX_EXTENSION};
 
-use super::TdxConfig;
+use super::{Flaw, TdxConfig};
 use crate::ModelError;
 use crate::der;
 
@@ -61,6 +62,7 @@ pub(super) struct Spec<'a> {
     /// The path length of a CA; none for a leaf.
     pub(super) ca: Option<u8>,
     pub(super) sgx_extension: Option<Vec<u8>>,
+    pub(super) flaw: Option<Flaw>,
 }
 
 impl Spec<'_> {
@@ -69,10 +71,14 @@ impl Spec<'_> {
             der::sequence(&[&der::time(self.not_before.0), &der::time(self.not_after.0)]);
         let (constraints, usage) = match self.ca {
             // keyCertSign and cRLSign; digitalSignature and nonRepudiation.
-            Some(length) => {
-                (der::sequence(&[&der::yes(), &der::small_integer(length)]), [3, 2, 1, 0x06])
-            }
-            None => (der::sequence(&[]), [3, 2, 6, 0xc0]),
+            Some(length) => (der::sequence(&[&der::yes(), &der::small_integer(length)]), 0x06),
+            None => (der::sequence(&[]), 0xc0),
+        };
+        let bits = if let Some(Flaw::KeyUsage(bits)) = self.flaw { bits } else { usage };
+        let usage = [3, 2, u8::try_from(bits.trailing_zeros()).unwrap_or(0), bits];
+        let public_key = match self.flaw {
+            Some(Flaw::P384Key) => p384_key()?,
+            _ => public_key(self.key),
         };
         let mut extensions =
             [extension("2.5.29.19", true, &constraints), extension("2.5.29.15", true, &usage)]
@@ -87,7 +93,7 @@ impl Spec<'_> {
             &der::name(ORGANISATION, issuer),
             &validity,
             &der::name(ORGANISATION, self.subject),
-            &public_key(self.key),
+            &public_key,
             &der::element(0xa3, &der::sequence(&[&extensions])),
         ]);
         let signature = sign(&key.der, &tbs)?;
@@ -158,6 +164,16 @@ fn algorithm() -> Vec<u8> {
 }
 
 fn public_key(key: &Key) -> Vec<u8> {
-    let curve = [der::oid("1.2.840.10045.2.1"), der::oid("1.2.840.10045.3.1.7")].concat();
-    der::sequence(&[&der::sequence(&[&curve]), &der::bits(&[&[4], key.point()].concat())])
+    key_on("1.2.840.10045.3.1.7", &[&[4], key.point()].concat())
+}
+
+fn p384_key() -> Result<Vec<u8>, ModelError> {
+    let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING)
+        .map_err(|_| ModelError::Crypto { what: "generating a P-384 key" })?;
+    Ok(key_on("1.3.132.0.34", key.public_key().as_ref()))
+}
+
+fn key_on(curve: &str, point: &[u8]) -> Vec<u8> {
+    let algorithm = [der::oid("1.2.840.10045.2.1"), der::oid(curve)].concat();
+    der::sequence(&[&der::sequence(&[&algorithm]), &der::bits(point)])
 }

@@ -28,6 +28,17 @@ pub struct TdxConfig {
     pub tcb: PckTcb,
     /// When its certificates begin to be valid; they end 20 years later.
     pub not_before: UnixTime,
+    /// What is wrong with the certificate of one role, if anything.
+    pub flaw: Option<(Role, Flaw)>,
+}
+
+/// A way in which a certificate may stray from Intel's profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// Its keyUsage has these bits, digitalSignature being the highest.
+    KeyUsage(u8),
+    /// It is for a key on P-384, which signs nothing.
+    P384Key,
 }
 
 /// The keys of a model, by role. Tests sign with the wrong one on purpose.
@@ -76,6 +87,7 @@ impl TdxConfig {
                 pcesvn: 13,
             },
             not_before,
+            flaw: None,
         }
     }
 }
@@ -145,7 +157,8 @@ impl TdxModel {
         let not_before = self.config.not_before;
         let not_after = not_before.plus_seconds(TWENTY_YEARS);
         let key = self.key(role)?;
-        Spec { serial, subject, key, not_before, not_after, ca, sgx_extension }
+        let flaw = self.config.flaw.filter(|(of, _)| *of == role).map(|(_, flaw)| flaw);
+        Spec { serial, subject, key, not_before, not_after, ca, sgx_extension, flaw }
             .sign(issuer_name, self.key(issuer)?)
     }
 

@@ -246,6 +246,8 @@ fn tdx_numbers(claims: &TdxClaims, newest: u64) -> Vec<Ask> {
     let next = |own: u16| own.saturating_add(1).to_string();
     let (pcesvn, qe) = (claims.platform.tcb.pcesvn, claims.qe_isvsvn);
     let age = "max_collateral_age_days";
+    let vmid = claims.report.td15_ex.as_ref().map_or(0, |ex| ex.vmid);
+    let other = u8::from(vmid == 0);
     vec![
         value(
             "tdx",
@@ -254,6 +256,7 @@ fn tdx_numbers(claims: &TdxClaims, newest: u64) -> Vec<Ask> {
             &above.to_string(),
             &own.to_string(),
         ),
+        value("tdx", "vmid", "vmid", &other.to_string(), &vmid.to_string()),
         value("tdx", "xfam", key, &less.to_string(), &xfam.to_string()),
         value("tdx", "collateral-age", age, "0", "36500"),
         value("tdx", "pcesvn", "min_pcesvn", &next(pcesvn), &pcesvn.to_string()),

@@ -61,7 +61,10 @@ pub(super) fn names_rule(class: &str, rule: &str) -> bool {
 }
 
 fn stands_for(class: &str, code: &str) -> bool {
-    ALIASES.iter().any(|(name, codes)| *name == class && codes.contains(&code))
+    ALIASES
+        .iter()
+        .chain(super::tdx::ALIASES)
+        .any(|(name, codes)| *name == class && codes.contains(&code))
 }
 
 #[cfg(test)]
@@ -75,6 +78,9 @@ mod tests {
         assert!(!names_reason("signature-encoding", Reason::Signature));
         assert!(names_reason("chain", Reason::PckCertificate));
         assert!(!names_reason("pck-certificate", Reason::Chain));
+        assert!(names_reason("pck-certificate", Reason::CertExtension));
+        assert!(names_reason("crl-missing", Reason::CollateralMissing));
+        assert!(names_rule("out-of-date", "tcb-status") && !names_rule("qe-svn", "pcesvn"));
         assert!(names_rule("minimum-tcb", "launch-tcb") && names_rule("smt", "smt"));
         // Part of a name is not the name.
         assert!(!names_rule("platform-smt", "smt") && !names_rule("tcb", "launch-tcb"));

@@ -4,6 +4,7 @@
 
 mod fields;
 mod logs;
+mod names;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,6 +19,8 @@ use casemate_attestation::{
     Policy, Reason, ReferenceValues, UnixTime, Verified, VerifyError, appraise, verify,
 };
 use serde_json::Value;
+
+pub(super) use names::ALIASES;
 
 use super::names::{names_reason, names_rule};
 use super::{
