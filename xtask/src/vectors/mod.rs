@@ -171,14 +171,16 @@ fn text<'a>(value: &'a Value, key: &str) -> anyhow::Result<&'a str> {
     value.get(key).and_then(Value::as_str).with_context(|| format!("{key}: expected text"))
 }
 
-/// A time in RFC 3339, in UTC.
+/// A time in RFC 3339, in UTC: whole seconds, whatever fraction of one is given,
+/// or the midnight at which a date begins.
 fn time(text: &str) -> anyhow::Result<UnixTime> {
-    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
-    let (date, zone) = text.split_at_checked(19).unwrap_or_default();
-    let utc = zone == "Z" || zone == "+00:00";
-    let digits = digits.get(..14).filter(|_| utc && !date.is_empty());
-    digits
-        .and_then(|digits| UnixTime::from_generalized(&format!("{digits}Z")))
+    let text = if text.len() == 10 { &format!("{text}T00:00:00Z") } else { text };
+    let (seconds, zone) = text.split_at_checked(19).unwrap_or_default();
+    let fraction = zone.strip_prefix('.');
+    let rest = fraction.map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+    let zone = rest.filter(|rest| Some(*rest) != fraction).unwrap_or(zone);
+    let time = UnixTime::from_rfc3339(&format!("{seconds}Z"));
+    time.filter(|_| ["Z", "+00:00"].contains(&zone))
         .with_context(|| format!("time: expected YYYY-MM-DDTHH:MM:SSZ, got {text}"))
 }
 
@@ -206,6 +208,23 @@ impl Want {
             Some(Some((class, _))) => Ok(Self::RejectIf(class.to_owned())),
             Some(None) => Ok(Self::Reject(want.trim_start_matches("reject:").to_owned())),
             None => bail!("want: expected accept, status:S or reject:CLASS, got {want}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_a_fraction_and_as_a_date() {
+        let midnight = time("2026-06-15T00:00:00Z").unwrap();
+        for same in ["2026-06-15", "2026-06-15T00:00:00.000Z", "2026-06-15T00:00:00+00:00"] {
+            assert_eq!(time(same).unwrap(), midnight, "{same}");
+        }
+        assert_eq!(time("2026-06-15T00:00:00.9Z").unwrap(), midnight);
+        for bad in ["2026-06", "2026-06-15T00:00:00", "2026-06-15T00:00:00.Z", "2026-06-31x"] {
+            assert!(time(bad).is_err(), "{bad}");
         }
     }
 }

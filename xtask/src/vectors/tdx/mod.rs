@@ -180,14 +180,7 @@ fn at_date(dir: &Path, folder: &Path, date: &str, vendor: &TrustAnchors) -> anyh
     };
     let tdx = claims.tdx().context("claims: expected TDX claims")?;
     ensure!(tdx.tcb.status.name() == wanted, "expected {wanted}, got {}", tdx.tcb.status);
-    if let Some(advisories) = expect.get("advisories").and_then(Value::as_array) {
-        let advisories: Vec<_> = advisories.iter().filter_map(Value::as_str).collect();
-        ensure!(
-            tdx.tcb.advisories == advisories,
-            "advisories: expected {advisories:?}, got {:?}",
-            tdx.tcb.advisories
-        );
-    }
+    compare_advisories(expect, &tdx.tcb.advisories)?;
     let strict = Policy::from_toml("[tdx]\nrequire_sept_ve_disable = true\n")?;
     let actual = failures(&claims, &strict, now)?;
     let expected: BTreeSet<String> = meta
@@ -200,6 +193,15 @@ fn at_date(dir: &Path, folder: &Path, date: &str, vendor: &TrustAnchors) -> anyh
         .collect();
     ensure!(actual == expected, "strict policy: expected {expected:?}, got {actual:?}");
     Ok(format!("status:{wanted}"))
+}
+
+/// Compares the advisories with those that `expect` lists, if it does, as sets.
+fn compare_advisories(expect: &Value, actual: &[String]) -> anyhow::Result<()> {
+    let Some(listed) = expect.get("advisories") else { return Ok(()) };
+    let listed: BTreeSet<String> = serde_json::from_value(listed.clone()).context("advisories")?;
+    let actual: BTreeSet<String> = actual.iter().cloned().collect();
+    ensure!(actual == listed, "advisories: expected {listed:?}, got {actual:?}");
+    Ok(())
 }
 
 /// The vectors' names of what is no status.
@@ -261,8 +263,9 @@ fn synthetic(case: &Path, anchors: &TrustAnchors, newest: u64) -> anyhow::Result
     match (Want::parse(text(&meta, "want")?)?, outcome) {
         (Want::Accept, Ok(_)) => Ok("accept".to_owned()),
         (Want::Status(wanted), Ok(claims)) => {
-            let actual = claims.tdx().context("claims: expected TDX claims")?.tcb.status;
-            ensure!(actual.name() == wanted, "expected {wanted}, got {actual}");
+            let tcb = &claims.tdx().context("claims: expected TDX claims")?.tcb;
+            ensure!(tcb.status.name() == wanted, "expected {wanted}, got {}", tcb.status);
+            compare_advisories(&meta, &tcb.advisories)?;
             Ok(format!("status:{wanted}"))
         }
         (Want::Reject(class) | Want::RejectIf(class), Err(error)) => {
@@ -300,4 +303,20 @@ fn newest_evaluation(synthetic: &Path) -> anyhow::Result<u64> {
 
 fn midnight(date: &str) -> anyhow::Result<UnixTime> {
     time(&format!("{date}T00:00:00Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advisories_are_compared_where_a_case_has_them() {
+        let actual = ["b".to_owned(), "a".to_owned()];
+        let check = |expect| compare_advisories(&expect, &actual);
+        assert!(check(serde_json::json!({})).is_ok());
+        assert!(check(serde_json::json!({ "advisories": ["a", "b"] })).is_ok());
+        for bad in [serde_json::json!(["a"]), serde_json::json!([]), serde_json::json!("a")] {
+            assert!(check(serde_json::json!({ "advisories": bad })).is_err());
+        }
+    }
 }
