@@ -116,13 +116,14 @@ fn lengths_must_be_used_up_exactly() {
 #[test]
 fn collateral_is_refused_for_what_is_wrong_with_it() {
     let quote = MODEL.quote(&spec(BodyKind::Td10)).unwrap();
-    let cases: [Change<CollateralSpec>; 6] = [
+    let cases: [Change<CollateralSpec>; 7] = [
         (Reason::CollateralKind, |spec| spec.tcb_info_id = "SGX".to_owned()),
         (Reason::CollateralKind, |spec| spec.qe_identity_id = "QE".to_owned()),
         (Reason::Fmspc, |spec| spec.fmspc[5] ^= 1),
         (Reason::PceId, |spec| spec.pceid[1] ^= 1),
         (Reason::Revoked, |spec| spec.revoke_pck = true),
         (Reason::Revoked, |spec| spec.revoke_pck_ca = true),
+        (Reason::Revoked, |spec| spec.revoke_tcb_signing = true),
     ];
     for (reason, change) in cases {
         let mut spec = collateral_spec();

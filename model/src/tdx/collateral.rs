@@ -4,7 +4,7 @@ use casemate_attestation::UnixTime;
 use casemate_attestation::tdx::{Collateral, TcbStatus};
 use casemate_attestation::wire::hex;
 
-use super::{PCK_CA_SERIAL, PCK_SERIAL, Role, TdxModel, certificate};
+use super::{PCK_CA_SERIAL, PCK_SERIAL, Role, TCB_SIGNING_SERIAL, TdxModel, certificate};
 use crate::ModelError;
 
 /// What a set of collateral says.
@@ -34,6 +34,8 @@ pub struct CollateralSpec {
     pub revoke_pck: bool,
     /// Put the PCK CA on the root's list.
     pub revoke_pck_ca: bool,
+    /// Put the TCB signer on the root's list.
+    pub revoke_tcb_signing: bool,
 }
 
 /// A level: what must be reached, and what it comes to.
@@ -122,6 +124,7 @@ impl CollateralSpec {
             qe: svns(6, 4),
             revoke_pck: false,
             revoke_pck_ca: false,
+            revoke_tcb_signing: false,
         }
     }
 }
@@ -144,14 +147,17 @@ impl TdxModel {
             Ok(format!("{{\"{member}\":{body},\"signature\":\"{signature}\"}}").into_bytes())
         };
         let pck_revoked = if spec.revoke_pck { &[PCK_SERIAL][..] } else { &[] };
-        let ca_revoked = if spec.revoke_pck_ca { &[PCK_CA_SERIAL][..] } else { &[] };
+        let by_root =
+            [(spec.revoke_pck_ca, PCK_CA_SERIAL), (spec.revoke_tcb_signing, TCB_SIGNING_SERIAL)];
+        let by_root = by_root.into_iter().filter(|(revoked, _)| *revoked);
+        let ca_revoked: Vec<u8> = by_root.map(|(_, serial)| serial).collect();
         let (from, to) = (spec.issued, spec.next_update);
         let (root, pck_ca) = (self.key(Role::Root)?, self.key(Role::PckCa)?);
         Ok(Collateral {
             tcb_info: signed("tcbInfo", tcb_info)?,
             qe_identity: signed("enclaveIdentity", qe_identity)?,
             tcb_signing_chain: self.tcb_signing_chain(),
-            root_crl: certificate::crl(certificate::ROOT, root, ca_revoked, from, to)?,
+            root_crl: certificate::crl(certificate::ROOT, root, &ca_revoked, from, to)?,
             pck_crls: vec![certificate::crl(certificate::PCK_CA, pck_ca, pck_revoked, from, to)?],
         })
     }
