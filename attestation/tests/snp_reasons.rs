@@ -17,7 +17,9 @@ use casemate_attestation::{
     Boundary, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, HostClaim,
     LaunchDigests, Properties, Reason, TrustAnchors, UnixTime, VerifyError, verify,
 };
-use casemate_model::{CertSpec, Issuer, PspConfig, PspModel, ReportFields, SubjectKey, VekKind};
+use casemate_model::{
+    CertSpec, CrlFault, CrlSpec, Issuer, PspConfig, PspModel, ReportFields, SubjectKey, VekKind,
+};
 
 const NOW: UnixTime = UnixTime(1_795_000_000);
 const START: UnixTime = UnixTime(1_790_000_000);
@@ -429,12 +431,38 @@ fn anchors_that_remember_refuse_the_same() {
     });
 }
 
+fn plain_list() -> CrlSpec<'static> {
+    let next_update = UnixTime(NOW.0 + 10);
+    CrlSpec { number: &[7], revoked: &[], this_update: START, next_update, fault: None }
+}
+
+/// A list that the root signed and that is not in the profile (RFC 5280 5.1.2.1,
+/// 5.2.3; AMD 57230).
+#[test]
+fn lists_outside_the_profile_are_refused() {
+    for (fault, reason) in [
+        (CrlFault::NoVersion, Reason::CrlMalformed),
+        (CrlFault::Version3, Reason::CrlMalformed),
+        (CrlFault::NumberTwice, Reason::CrlMalformed),
+        (CrlFault::NegativeNumber, Reason::CrlMalformed),
+        (CrlFault::Pkcs1, Reason::CrlSignature),
+    ] {
+        let list = bench().vcek.crl_of(&CrlSpec { fault: Some(fault), ..plain_list() }).unwrap();
+        assert_eq!(run(vec![with_crl(&list)]).unwrap_err().reason, reason, "{fault:?}, sent");
+        // Also where the verifier has it from elsewhere.
+        let items = vec![(EndorsementKind::Crl, list)];
+        let evidence = Evidence { items: vec![changed(&bench().vcek, |_| {})] };
+        let judged = verify(&evidence, &bench().anchors, &Endorsements { items }, NOW);
+        assert_eq!(judged.unwrap_err().reason, reason, "{fault:?}, supplied");
+    }
+}
+
 /// Numbers of 20 octets are read whole (RFC 5280 5.2.3), longer ones not at all.
 #[test]
 fn numbers_of_lists_may_have_twenty_octets() {
     let bench = bench();
     let numbered = |octets: &[u8]| {
-        let list = bench.vcek.numbered_crl(octets, &[], START, UnixTime(NOW.0 + 10)).unwrap();
+        let list = bench.vcek.crl_of(&CrlSpec { number: octets, ..plain_list() }).unwrap();
         let evidence = Evidence { items: vec![with_crl(&list)] };
         verify(&evidence, &bench.anchors, &Endorsements::default(), NOW)
             .map(|claims| claims.snp().unwrap().crl.unwrap().number.unwrap().to_string())

@@ -15,7 +15,9 @@ pub mod gpu;
 mod psp;
 pub mod tdx;
 
-pub use psp::{CertSpec, Issuer, PspConfig, PspModel, ReportFields, SubjectKey, VekKind};
+pub use psp::{
+    CertSpec, CrlFault, CrlSpec, Issuer, PspConfig, PspModel, ReportFields, SubjectKey, VekKind,
+};
 
 /// Why a model cannot be made or cannot sign.
 #[derive(Debug, thiserror::Error)]

@@ -83,7 +83,7 @@ impl PreparedVek {
         let (anchor, issuer) = find_issuer(&vek, supplied, anchors)?;
         let of_the_root = |crl: &&Crl| crl.issuer() == anchor.ark().subject();
         let crls: Vec<_> = crls.iter().filter(of_the_root).collect();
-        crls.iter().try_for_each(|crl| crl.check_issued_by(anchor.ark()))?;
+        crls.iter().try_for_each(|crl| check_list(crl, anchor.ark()))?;
         let newest = crls.iter().max_by_key(|crl| (crl.this_update() <= now, crl.this_update()));
         let prepared = Self {
             vek,
@@ -226,7 +226,7 @@ impl PreparedVek {
     /// Checks `crl` against this chain: issuer, signature, time, entries.
     pub fn check_crl(&self, crl: &Crl, now: UnixTime) -> Result<(), VerifyError> {
         let root = self.chain.last().unwrap_or(self.vek.certificate());
-        crl.check_issued_by(root)?;
+        check_list(crl, root)?;
         crl.check_current(now)?;
         self.check_not_revoked(crl)
     }
@@ -245,6 +245,21 @@ impl CrlState {
             next_update: crl.next_update(),
         }
     }
+}
+
+/// AMD's roots sign in one way alone, certificates and lists (AMD 57230, RSASSA-PSS
+/// with SHA-384).
+fn check_list(crl: &Crl, root: &Certificate) -> Result<(), VerifyError> {
+    crl.check_issued_by(root)?;
+    if crl.scheme() == Scheme::RsaPssSha384 {
+        return Ok(());
+    }
+    Err(VerifyError::new(
+        Reason::CrlSignature,
+        "signature algorithm of the CRL",
+        "RSASSA-PSS with SHA-384",
+        format!("{:?}", crl.scheme()),
+    ))
 }
 
 /// A report that firmware was told not to sign proves nothing.

@@ -12,6 +12,7 @@ pub const ID_BLOCK_BYTES: usize = 96;
 /// The size of an ID authentication page.
 pub const ID_AUTH_BYTES: usize = 4096;
 const KEY_BYTES: usize = 0x404;
+const SIGNATURE_BYTES: usize = 512;
 const P384: u32 = 2;
 
 /// An ID block whose signatures verify, and that a report was launched with.
@@ -44,12 +45,12 @@ impl IdBlock {
             return Err(wrong("ID auth", format!("{ID_AUTH_BYTES} bytes"), auth.len()));
         }
         let mut id = Self::read(block).map_err(because)?;
-        let auth = Auth::read(auth).map_err(because)?;
+        let auth = Auth::read(auth, report.key_info.author_key).map_err(because)?;
         check(auth.id_key, block, &auth.block_signature, "ID block signature")?;
         id.id_key_digest = sha384(auth.id_key);
-        if report.key_info.author_key {
-            check(auth.author_key, auth.id_key, &auth.id_key_signature, "ID key signature")?;
-            id.author_key_digest = Some(sha384(auth.author_key));
+        if let Some((key, signature)) = auth.author {
+            check(key, auth.id_key, &signature, "ID key signature")?;
+            id.author_key_digest = Some(sha384(key));
         }
         id.compare(report)?;
         Ok(id)
@@ -106,16 +107,19 @@ impl IdBlock {
 struct Auth<'a> {
     block_signature: [u8; 96],
     id_key: &'a [u8],
-    id_key_signature: [u8; 96],
-    author_key: &'a [u8],
+    /// The author's key and its signature of the ID key, where there is one.
+    author: Option<(&'a [u8], [u8; 96])>,
 }
 
 impl<'a> Auth<'a> {
-    fn read(auth: &'a [u8]) -> Result<Self, ParseError> {
+    /// Without an author's key (AUTHOR_KEY_EN 0) the firmware does not look at
+    /// what is in its place, and builders leave zeros there.
+    fn read(auth: &'a [u8], has_author: bool) -> Result<Self, ParseError> {
         let mut r = Reader::new(auth);
-        for field in ["ID_KEY_ALGO", "AUTH_KEY_ALGO"] {
+        for (field, counts) in [("ID_KEY_ALGO", true), ("AUTH_KEY_ALGO", has_author)] {
             match r.u32_le(field)? {
                 1 => {}
+                _ if !counts => {}
                 other => return Err(ParseError::new(field, "1 (ECDSA P-384, SHA-384)", other)),
             }
         }
@@ -123,23 +127,27 @@ impl<'a> Auth<'a> {
         let block_signature = signature(&mut r, "ID_BLOCK_SIG")?;
         let id_key = r.slice("ID_KEY", KEY_BYTES)?;
         r.zeros("ID auth, reserved at 0x644", 60)?;
-        let id_key_signature = signature(&mut r, "ID_KEY_SIG")?;
-        let author_key = r.slice("AUTHOR_KEY", KEY_BYTES)?;
+        let mut vouched = r.sub("ID_KEY_SIG", SIGNATURE_BYTES)?;
+        let key = r.slice("AUTHOR_KEY", KEY_BYTES)?;
+        let author = match has_author {
+            true => Some((key, signature(&mut vouched, "ID_KEY_SIG")?)),
+            false => None,
+        };
         r.zeros("ID auth, reserved at 0xC84", 892)?;
         r.end("ID auth")?;
-        Ok(Self { block_signature, id_key, id_key_signature, author_key })
+        Ok(Self { block_signature, id_key, author })
     }
 }
 
 /// r and s of 72 little-endian bytes each, in 512 bytes.
 fn signature(r: &mut Reader<'_>, field: &'static str) -> Result<[u8; 96], ParseError> {
-    let mut sub = r.sub(field, 512)?;
+    let mut sub = r.sub(field, SIGNATURE_BYTES)?;
     let mut out = [0; 96];
     let (left, right) = out.split_at_mut(48);
     for part in [left, right] {
         part.copy_from_slice(&coordinate(&mut sub, field)?);
     }
-    sub.zeros(field, 512 - 144)?;
+    sub.zeros(field, SIGNATURE_BYTES - 144)?;
     Ok(out)
 }
 

@@ -2,12 +2,12 @@
 //! configfs-tsm passes it on as `auxblob`).
 
 use crate::error::{Reason, VerifyError};
-use crate::wire::Reader;
+use crate::wire::{Reader, hex};
 use crate::x509::{Certificate, Crl, PemLimits, der_or_pem};
 
 /// The largest table that is read.
 pub const MAX_TABLE_BYTES: usize = 320 * 1024;
-const MAX_ENTRIES: usize = 8;
+const MAX_ENTRIES: usize = 32;
 const ENTRY_BYTES: usize = 24;
 
 /// What a table holds. All of it is a hint: trust comes from the anchors.
@@ -78,6 +78,11 @@ pub fn entries(bytes: &[u8]) -> Result<Vec<(TableEntry, &[u8])>, VerifyError> {
     }
     let headers = headers(bytes)?;
     let data_start = headers.len().saturating_add(1).saturating_mul(ENTRY_BYTES);
+    let mut guids: Vec<_> = headers.iter().map(|(guid, ..)| guid).collect();
+    guids.sort_unstable();
+    if let Some([twice, _]) = guids.windows(2).find(|pair| pair.first() == pair.last()) {
+        return Err(wrong("entry", "each kind once", format!("{} twice", hex(*twice))));
+    }
     let mut spans = Vec::new();
     let mut out: Vec<(TableEntry, &[u8])> = Vec::new();
     for (guid, offset, length) in headers {
@@ -90,9 +95,6 @@ pub fn entries(bytes: &[u8]) -> Result<Vec<(TableEntry, &[u8])>, VerifyError> {
         spans.push((offset, offset.saturating_add(length)));
         let known = TableEntry::GUIDS.iter().find(|(_, known)| *known == guid);
         if let Some((kind, _)) = known {
-            if out.iter().any(|(seen, _)| seen == kind) {
-                return Err(wrong("entry", "each kind once", format!("{kind:?} twice")));
-            }
             out.push((*kind, content));
         }
     }
@@ -161,6 +163,10 @@ mod tests {
     #[test]
     fn hostile_tables_are_refused() {
         let twice = build(&[(TableEntry::Ark, b"abc"), (TableEntry::Ark, b"de")]);
+        // A kind that nobody knows comes once too.
+        let mut unknown = build(&[(TableEntry::Vcek, b"abc"), (TableEntry::Ark, b"de")]);
+        unknown[..16].fill(7);
+        unknown[24..40].fill(7);
         let mut overlap = build(&[(TableEntry::Vcek, b"abc"), (TableEntry::Ark, b"de")]);
         overlap[40] -= 1;
         let mut outside = build(&[(TableEntry::Vcek, b"abc")]);
@@ -168,7 +174,7 @@ mod tests {
         let mut inside_header = build(&[(TableEntry::Vcek, b"abc")]);
         inside_header[16] = 0;
         let no_end = [1; 24];
-        for bad in [&twice[..], &overlap, &outside, &inside_header, &no_end, &[]] {
+        for bad in [&twice[..], &unknown, &overlap, &outside, &inside_header, &no_end, &[]] {
             assert_eq!(entries(bad).unwrap_err().reason, Reason::CertTable);
         }
     }

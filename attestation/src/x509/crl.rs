@@ -17,6 +17,8 @@ pub const MAX_CRL_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CrlNumber([u8; MAX_NUMBER_BYTES]);
 
+const CRL_NUMBER: &str = "2.5.29.20";
+
 /// "CRL verifiers MUST be able to handle CRLNumber values up to 20 octets."
 const MAX_NUMBER_BYTES: usize = 20;
 
@@ -131,10 +133,13 @@ impl Crl {
         if !rest.is_empty() {
             return Err(malformed("nothing after the CRL", format!("{} bytes", rest.len())));
         }
-        let scheme = algorithm::scheme(&list.signature_algorithm)?;
+        // Which list it would be is known, and that its signature is none of ours.
+        let scheme = algorithm::scheme(&list.signature_algorithm)
+            .map_err(|error| VerifyError { reason: Reason::CrlSignature, ..error })?;
         if !super::der::names_one_algorithm(der, list.tbs_cert_list.as_ref()) {
             return Err(malformed("one signature algorithm, inside and outside", "two"));
         }
+        check_form(&list)?;
         // Indirect, partial and delta lists mark themselves critical.
         let entries = list.iter_revoked_certificates().flat_map(|entry| entry.extensions());
         if let Some(unknown) = list.extensions().iter().chain(entries).find(|e| e.critical) {
@@ -142,6 +147,7 @@ impl Crl {
         }
         let tbs: &[u8] = list.tbs_cert_list.as_ref();
         let signature = super::bit_string(&list.signature_value)?;
+        // Not so strict inside: a padded serial number is revoked all the same.
         if !super::shell::is_exact(der, tbs, signature) {
             return Err(malformed("DER around the signed part", "another encoding"));
         }
@@ -251,6 +257,31 @@ impl Crl {
 /// A serial number without leading zeros, so that equal numbers are equal bytes.
 fn plain(serial: &[u8]) -> Vec<u8> {
     serial.iter().copied().skip_while(|byte| *byte == 0).collect()
+}
+
+/// Version 2 where there are extensions, none of them twice, and a number that is
+/// not negative (RFC 5280 5.1.2.1, 5.2, 5.2.3).
+fn check_form(list: &CertificateRevocationList<'_>) -> Result<(), VerifyError> {
+    let version = list.version().map(|version| version.0);
+    let is_v2 = version == Some(1) || version.is_none() && list.extensions().is_empty();
+    if !is_v2 {
+        let actual = version.map_or_else(|| "none".to_owned(), |v| v.saturating_add(1).to_string());
+        return Err(malformed("version 2", format!("version {actual}")));
+    }
+    let mut oids: Vec<_> = list.extensions().iter().map(|e| e.oid.to_id_string()).collect();
+    oids.sort_unstable();
+    if let Some(twice) = oids.windows(2).find(|pair| pair.first() == pair.last()) {
+        return Err(malformed("each extension once", format!("{} twice", twice.concat())));
+    }
+    let number = list.extensions().iter().find(|e| e.oid.to_id_string() == CRL_NUMBER);
+    // Behind tag and length: the sign is the first bit.
+    let first = number.and_then(|number| number.value.get(2));
+    match first {
+        Some(first) if first & 0x80 != 0 => {
+            Err(malformed("a number of 0 or more", "a negative one"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn malformed(expected: impl Into<String>, actual: impl core::fmt::Display) -> VerifyError {

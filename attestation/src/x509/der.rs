@@ -34,6 +34,43 @@ pub(super) fn names_one_algorithm(der: &[u8], tbs: &[u8]) -> bool {
     algorithms().unwrap_or(false)
 }
 
+/// Whether every number, truth value and time in `bytes` has the one form that
+/// DER and RFC 5280 give it (X.690 8.3.2, 11.1; RFC 5280 4.1.2.5): what was read
+/// loosely could mean something else to another reader. Extensions' contents are
+/// octets here.
+pub(super) fn is_strict(bytes: &[u8]) -> bool {
+    let mut open = vec![bytes];
+    while let Some(rest) = open.pop() {
+        if rest.is_empty() {
+            continue;
+        }
+        let Some((tag, content, after)) = element(rest) else { return false };
+        if tag & 0x1f == 0x1f || !is_primitive_strict(tag, content) {
+            return false;
+        }
+        open.push(after);
+        if tag & 0x20 != 0 {
+            open.push(content);
+        }
+    }
+    true
+}
+
+fn is_primitive_strict(tag: u8, content: &[u8]) -> bool {
+    let is_time = |digits: usize| {
+        let (number, zone) = content.split_at_checked(digits).unwrap_or_default();
+        zone == b"Z" && number.iter().all(u8::is_ascii_digit)
+    };
+    match (tag, content) {
+        (0x01, content) => matches!(content, [0 | 0xff]),
+        (0x02, [] | [0, 0..=0x7f, ..] | [0xff, 0x80..=0xff, ..]) => false,
+        (0x05, content) => content.is_empty(),
+        (0x17, _) => is_time(12),
+        (0x18, _) => is_time(14),
+        _ => true,
+    }
+}
+
 /// The first element of `bytes`, header and all.
 fn whole(bytes: &[u8]) -> Option<&[u8]> {
     let (_, _, after) = element(bytes)?;
@@ -51,6 +88,37 @@ mod tests {
         assert_eq!(element(&long).map(|(_, content, _)| content.len()), Some(256));
         for wrong in [&[4, 0x81, 1, 7][..], &[4, 2, 7], &[4, 0x80, 0, 0], &[4], &[]] {
             assert_eq!(element(wrong), None, "{wrong:x?}");
+        }
+    }
+
+    #[test]
+    fn numbers_truth_and_times_have_one_form() {
+        let strict: [&[u8]; 7] = [
+            &[0x30, 6, 2, 1, 0, 1, 1, 0xff],
+            &[2, 2, 0, 0x80],
+            &[2, 1, 0xff],
+            &[5, 0],
+            b"\x17\x0d260101000000Z",
+            b"\x18\x0f20260101000000Z",
+            &[],
+        ];
+        for bytes in strict {
+            assert!(is_strict(bytes), "{bytes:x?}");
+        }
+        let loose: [&[u8]; 10] = [
+            &[0x30, 4, 2, 2, 0, 0x7f],
+            &[0xa0, 4, 2, 2, 0xff, 0x80],
+            &[2, 0],
+            &[1, 1, 1],
+            &[1, 0],
+            &[5, 1, 0],
+            b"\x17\x0b2601010000Z",
+            b"\x17\x11260101000000+0000",
+            b"\x18\x1120260101000000.5Z",
+            &[0x30, 5, 2, 1, 0],
+        ];
+        for bytes in loose {
+            assert!(!is_strict(bytes), "{bytes:x?}");
         }
     }
 

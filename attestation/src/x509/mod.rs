@@ -91,11 +91,17 @@ impl Certificate {
         }
         let scheme = algorithm::scheme(&certificate.signature_algorithm)?;
         if !der::names_one_algorithm(der, tbs.as_ref()) {
-            return Err(malformed("one signature algorithm, inside and outside", "two"));
+            // RFC 5280 4.1.1.2.
+            return Err(VerifyError::new(
+                Reason::CertAlgorithm,
+                "signature algorithm",
+                "one, inside and outside",
+                "two",
+            ));
         }
         let signature = bit_string(&certificate.signature_value)?;
-        if !shell::is_exact(der, tbs.as_ref(), signature) {
-            return Err(malformed("DER around the signed part", "another encoding"));
+        if !shell::is_exact(der, tbs.as_ref(), signature) || !der::is_strict(tbs.as_ref()) {
+            return Err(malformed("DER", "another encoding"));
         }
         let extensions: Vec<_> = tbs.extensions().iter().map(extension).collect();
         refuse_duplicates(&extensions)?;

@@ -4,7 +4,8 @@ use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PSS_SHA384, RsaKeyPair,
+    ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA384, RSA_PSS_SHA384,
+    RsaEncoding, RsaKeyPair,
 };
 use casemate_attestation::UnixTime;
 use casemate_attestation::snp::Product;
@@ -138,7 +139,7 @@ impl CertSpec {
             &self.key.spki(),
             &der::element(0xa3, &der::sequence(&[&extensions])),
         ]);
-        let signature = sign_pss(issuer.key, &tbs)?;
+        let signature = sign_rsa(issuer.key, &RSA_PSS_SHA384, &tbs)?;
         Ok(der::sequence(&[&tbs, &algorithm, &der::bits(&signature)]))
     }
 }
@@ -157,31 +158,72 @@ impl SubjectKey {
     }
 }
 
-/// A revocation list signed by `issuer`. `number` has its octets, high first.
-pub(super) fn crl(
-    issuer: &Issuer<'_>,
-    number: &[u8],
-    revoked: &[&[u8]],
-    this_update: UnixTime,
-    next_update: UnixTime,
-) -> Result<Vec<u8>, ModelError> {
-    let algorithm = pss(false);
-    let entries: Vec<u8> = revoked
+/// A revocation list, and what is wrong with it, if anything.
+#[derive(Debug, Clone, Copy)]
+pub struct CrlSpec<'a> {
+    /// The octets of its number, high first.
+    pub number: &'a [u8],
+    /// The serial numbers on it.
+    pub revoked: &'a [&'a [u8]],
+    /// When it was made.
+    pub this_update: UnixTime,
+    /// When the next one is due.
+    pub next_update: UnixTime,
+    /// A departure from AMD's profile.
+    pub fault: Option<CrlFault>,
+}
+
+/// How a revocation list departs from the profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrlFault {
+    /// Extensions, and no version.
+    NoVersion,
+    /// Version 3, which no list has.
+    Version3,
+    /// Its number twice.
+    NumberTwice,
+    /// A number below zero.
+    NegativeNumber,
+    /// Signed as PKCS #1 1.5 has it.
+    Pkcs1,
+}
+
+/// A revocation list signed by `issuer`.
+pub(super) fn crl(issuer: &Issuer<'_>, spec: &CrlSpec<'_>) -> Result<Vec<u8>, ModelError> {
+    let is = |fault| spec.fault == Some(fault);
+    let made = der::time(spec.this_update.0);
+    let entries: Vec<u8> = spec
+        .revoked
         .iter()
-        .flat_map(|serial| der::sequence(&[&der::integer(serial), &der::time(this_update.0)]))
+        .flat_map(|serial| der::sequence(&[&der::integer(serial), &made]))
         .collect();
     let entries = if entries.is_empty() { vec![] } else { der::element(0x30, &entries) };
-    let number = der::sequence(&[&der::oid("2.5.29.20"), &der::octets(&der::integer(number))]);
+    let number = match is(CrlFault::NegativeNumber) {
+        true => der::element(0x02, &[0xff]),
+        false => der::integer(spec.number),
+    };
+    let number = der::sequence(&[&der::oid("2.5.29.20"), &der::octets(&number)]);
+    let extensions = number.repeat(if is(CrlFault::NumberTwice) { 2 } else { 1 });
+    let version = match spec.fault {
+        Some(CrlFault::NoVersion) => vec![],
+        Some(CrlFault::Version3) => der::small_integer(2),
+        _ => der::small_integer(1),
+    };
+    let algorithm = match is(CrlFault::Pkcs1) {
+        true => der::sequence(&[&der::oid("1.2.840.113549.1.1.12"), &der::null()]),
+        false => pss(false),
+    };
     let tbs = der::sequence(&[
-        &der::small_integer(1),
+        &version,
         &algorithm,
         &der::name(ORGANISATION, issuer.name),
-        &der::time(this_update.0),
-        &der::time(next_update.0),
+        &made,
+        &der::time(spec.next_update.0),
         &entries,
-        &der::element(0xa0, &der::sequence(&[&number])),
+        &der::element(0xa0, &der::sequence(&[&extensions])),
     ]);
-    let signature = sign_pss(issuer.key, &tbs)?;
+    let padding = if is(CrlFault::Pkcs1) { &RSA_PKCS1_SHA384 } else { &RSA_PSS_SHA384 };
+    let signature = sign_rsa(issuer.key, padding, &tbs)?;
     Ok(der::sequence(&[&tbs, &algorithm, &der::bits(&signature)]))
 }
 
@@ -202,10 +244,14 @@ fn pss(explicit_trailer: bool) -> Vec<u8> {
     der::sequence(&[&der::oid("1.2.840.113549.1.1.10"), &parameters])
 }
 
-fn sign_pss(key: &RsaKeyPair, message: &[u8]) -> Result<Vec<u8>, ModelError> {
+fn sign_rsa(
+    key: &RsaKeyPair,
+    padding: &'static dyn RsaEncoding,
+    message: &[u8],
+) -> Result<Vec<u8>, ModelError> {
     let mut signature = vec![0; key.public_modulus_len()];
-    key.sign(&RSA_PSS_SHA384, &SystemRandom::new(), message, &mut signature)
-        .map_err(|_| ModelError::Crypto { what: "signing with RSA-PSS" })?;
+    key.sign(padding, &SystemRandom::new(), message, &mut signature)
+        .map_err(|_| ModelError::Crypto { what: "signing with RSA" })?;
     Ok(signature)
 }
 

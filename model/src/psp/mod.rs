@@ -5,7 +5,7 @@ mod certificate;
 mod report;
 mod store;
 
-pub use certificate::{CertSpec, Issuer, SubjectKey};
+pub use certificate::{CertSpec, CrlFault, CrlSpec, Issuer, SubjectKey};
 pub use report::ReportFields;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -213,20 +213,13 @@ impl PspModel {
         this_update: UnixTime,
         next_update: UnixTime,
     ) -> Result<Vec<u8>, ModelError> {
-        self.numbered_crl(&[7], revoked, this_update, next_update)
+        self.crl_of(&CrlSpec { number: &[7], revoked, this_update, next_update, fault: None })
     }
 
-    /// As [`Self::crl`], with the octets of its number, high first.
-    pub fn numbered_crl(
-        &self,
-        number: &[u8],
-        revoked: &[&[u8]],
-        this_update: UnixTime,
-        next_update: UnixTime,
-    ) -> Result<Vec<u8>, ModelError> {
+    /// A revocation list signed by the model's root.
+    pub fn crl_of(&self, spec: &CrlSpec<'_>) -> Result<Vec<u8>, ModelError> {
         let name = format!("ARK-{}", self.config.product);
-        let issuer = Issuer { name: &name, key: &self.ark };
-        certificate::crl(&issuer, number, revoked, this_update, next_update)
+        certificate::crl(&Issuer { name: &name, key: &self.ark }, spec)
     }
 }
 

@@ -94,7 +94,10 @@ pub(super) fn snp(claims: &SnpClaims) -> Vec<Ask> {
         listed("snp", "family-id", "family_ids", &report.family_id),
         listed("snp", "image-id", "image_ids", &report.image_id),
     ]);
-    out.push(owner(claims));
+    out.extend(owner(claims));
+    out.push(bit("snp", "crl-age", "max_crl_age_days = 0"));
+    let other = u32::from(report.vmpl == 0);
+    out.push(value("snp", "vmpl", "vmpl", &other.to_string(), &report.vmpl.to_string()));
     out.extend(snp_numbers(claims));
     out.extend(tcbs(claims));
     out
@@ -105,14 +108,15 @@ fn author(claims: &SnpClaims) -> [u8; 48] {
     if report.key_info.author_key { report.author_key_digest } else { [0; 48] }
 }
 
-/// The chip's list for a VCEK, the providers' for a VLEK.
-fn owner(claims: &SnpClaims) -> Ask {
+/// The chip's list for a VCEK, the providers' for a VLEK, which is no chip's.
+fn owner(claims: &SnpClaims) -> Vec<Ask> {
     use casemate_attestation::snp::VekOwner;
     match &claims.owner {
-        VekOwner::Chip(hwid) => listed("snp", "chip", "chip_ids", hwid),
-        VekOwner::Provider(csp) => {
-            value("snp", "csp", "csp_ids", "[\"another\"]", &format!("[{csp:?}]"))
-        }
+        VekOwner::Chip(hwid) => vec![listed("snp", "chip", "chip_ids", hwid)],
+        VekOwner::Provider(csp) => vec![
+            value("snp", "csp", "csp_ids", "[\"another\"]", &format!("[{csp:?}]")),
+            bit("snp", "chip", &format!("chip_ids = [\"{}\"]", hex(&claims.report.chip_id))),
+        ],
     }
 }
 

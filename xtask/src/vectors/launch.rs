@@ -8,7 +8,7 @@ use casemate_attestation::measure::ovmf::Ovmf;
 use casemate_attestation::measure::snp;
 use casemate_attestation::measure::snp::{
     Explanation, KernelHashes, Launch, LaunchDigest, PageType, Search, SvsmLaunch, Vcpu, Vmm,
-    cpu_signature_of, launch_digest, svsm_launch_digest,
+    cpu_signature, cpu_signature_of, launch_digest, svsm_launch_digest,
 };
 use casemate_attestation::wire::{unhex, unhex_array};
 use serde_json::Value;
@@ -146,9 +146,9 @@ fn is_the(variant: &snp::Variant, wants: &Value) -> anyhow::Result<bool> {
 
 fn launch<'a>(case: &Value, image: &'a [u8]) -> anyhow::Result<Launch<'a>> {
     let vmm = text(case, "vmm").unwrap_or("qemu");
-    let vmm = Vmm::from_name(vmm).with_context(|| {
+    let vmm = Vmm::from_name(vmm).ok_or_else(|| {
         let known = Vmm::ALL.map(Vmm::name).join(", ");
-        format!("vmm: expected one of {known}, got {vmm}: the library does not know its launch")
+        Unknown(format!("vmm: expected one of {known}, got {vmm}"))
     })?;
     let features = case.get("guest_features").filter(|value| !value.is_null());
     Ok(Launch {
@@ -181,13 +181,32 @@ fn svsm_launch<'a>(
 /// The CPUID signature, given as such or by the name of the CPU model. Monitors
 /// that do not start CPUs with it do without.
 fn signature(case: &Value) -> anyhow::Result<u32> {
-    if case.get("cpu_sig").is_some_and(|value| !value.is_null()) {
-        return Ok(u32::try_from(number(case, "cpu_sig")?)?);
+    let has = |key: &&&str| case.get(**key).is_some_and(|value| !value.is_null());
+    if let Some(key) = ["cpu_sig", "vcpu_sig"].iter().find(has) {
+        return Ok(u32::try_from(number(case, key)?)?);
+    }
+    let parts = ["vcpu_family", "vcpu_model", "vcpu_stepping"];
+    if parts.iter().all(|key| has(&key)) {
+        let [family, model, stepping] = parts.map(|key| number(case, key));
+        let (family, model) = (u8::try_from(family?)?, u8::try_from(model?)?);
+        return Ok(cpu_signature(family, model, u8::try_from(stepping?)?));
     }
     let name = ["vcpu_type", "cpu", "cpu_type"].iter().find_map(|key| text(case, key).ok());
     let name = name.context("cpu_sig: expected a number or, as vcpu_type, a model's name")?;
-    cpu_signature_of(name).with_context(|| format!("vcpu_type: unknown {name}"))
+    Ok(cpu_signature_of(name).ok_or_else(|| Unknown(format!("vcpu_type: unknown {name}")))?)
 }
+
+/// What a case names and the library does not know how to measure: a refusal.
+#[derive(Debug)]
+pub(super) struct Unknown(String);
+
+impl core::fmt::Display for Unknown {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}: the library does not know its launch", self.0)
+    }
+}
+
+impl std::error::Error for Unknown {}
 
 /// A firmware image; a name that ends in .gz is unpacked.
 pub(super) fn image(folder: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
