@@ -80,6 +80,7 @@ fn every_rule_has_a_case() {
         ("tdx.vmid", none(), |spec| spec.report.td15_ex.as_mut().unwrap().vmid = 1),
         ("tdx.service-td", none(), |spec| spec.report.tdattributes.0 |= 1 << 17),
         ("tdx.xfam", "allowed_xfam = 7".to_owned(), |_| ()),
+        ("tdx.attributes", "allowed_attributes = 0x40000000".to_owned(), |_| ()),
         ("tdx.dynamic-platform", "allow_dynamic_platform = false".to_owned(), |_| ()),
         ("tdx.cached-keys", "allow_cached_keys = false".to_owned(), |_| ()),
         ("tdx.smt", "allow_smt = false".to_owned(), |_| ()),

@@ -207,6 +207,8 @@ fn platform(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
             "update the firmware and the microcode (CVE-2024-21944, BadRAM)",
         ),
         ("snp.tsme", policy.require_tsme, info.tsme(), "TSME_EN 1", "turn TSME on in the BIOS"),
+        ("snp.ecc", policy.require_ecc, info.ecc(), "ECC_EN 1", "run on a host with ECC memory"),
+        ("snp.tio", !policy.allow_tio, !info.tio(), "TIO_EN 0", "turn SEV-TIO off on the host"),
         (
             "snp.platform-smt",
             !policy.allow_platform_smt,
@@ -390,6 +392,12 @@ fn owner(claims: &SnpClaims, policy: &SnpPolicy, findings: &mut Findings) {
         VekOwner::Provider(csp) => policy.csp_ids.contains(csp),
     };
     let is_chip = matches!(claims.owner, VekOwner::Chip(_));
+    if policy.allow_vlek {
+        findings.checks.not_asked("snp.vlek", kind);
+    } else {
+        let hint = "run where the host gives the guest a VCEK's report";
+        findings.checks.compare("snp.vlek", is_chip, "signed by a VCEK", kind, hint);
+    }
     let mut ask = |rule, asked: bool, expected: String, actual: String| {
         if asked {
             let hint = "run on a known machine or at an accepted provider, or add it to snp.chip_ids \

@@ -193,15 +193,19 @@ fn attributes(report: &TdReport, policy: &TdxPolicy, findings: &mut Findings) {
     } else {
         findings.checks.not_asked("tdx.sept-ve", attributes);
     }
-    match policy.allowed_xfam {
-        None => findings.checks.not_asked("tdx.xfam", format!("{:#x}", report.xfam)),
-        Some(allowed) => findings.checks.compare(
-            "tdx.xfam",
-            report.xfam & !allowed == 0,
-            format!("no bit outside of {allowed:#x}"),
-            format!("{:#x}", report.xfam),
-            "launch the TD with fewer extended features",
-        ),
+    let masks = [
+        ("tdx.attributes", policy.allowed_attributes, attributes.0, "attributes"),
+        ("tdx.xfam", policy.allowed_xfam, report.xfam, "extended features"),
+    ];
+    for (rule, mask, bits, what) in masks {
+        let actual = format!("{bits:#x}");
+        let Some(mask) = mask else {
+            findings.checks.not_asked(rule, actual);
+            continue;
+        };
+        let expected = format!("no bit outside of {mask:#x}");
+        let hint = format!("launch the TD with fewer {what}");
+        findings.checks.compare(rule, bits & !mask == 0, expected, actual, &hint);
     }
 }
 

@@ -35,6 +35,10 @@ pub struct SnpPolicy {
     pub require_alias_check: bool,
     /// Ask for transparent memory encryption. Default false.
     pub require_tsme: bool,
+    /// Ask for memory with ECC, which makes flipped bits visible. Default false.
+    pub require_ecc: bool,
+    /// Accept a platform with trusted I/O (SEV-TIO) on. Default true.
+    pub allow_tio: bool,
     /// Ask for ciphertext hiding. Default false.
     pub require_ciphertext_hiding: bool,
     /// The lowest ABI that the guest policy asks of the firmware, `[major, minor]`.
@@ -79,6 +83,8 @@ pub struct SnpPolicy {
     pub family_ids: Vec<HexBytes<16>>,
     /// IMAGE_ID values to accept; empty: any.
     pub image_ids: Vec<HexBytes<16>>,
+    /// Accept a report that a VLEK signed, which names a provider and no chip. Default true.
+    pub allow_vlek: bool,
     /// CHIP_ID values to accept, the bytes that name a chip; empty: any.
     pub chip_ids: Vec<HexPrefix>,
     /// CSP ids of VLEK certificates to accept; empty: any.
@@ -156,6 +162,8 @@ impl Default for SnpPolicy {
             allow_provisional_firmware: true,
             require_alias_check: true,
             require_tsme: false,
+            require_ecc: false,
+            allow_tio: true,
             require_ciphertext_hiding: false,
             min_abi: None,
             allow_cxl: true,
@@ -177,6 +185,7 @@ impl Default for SnpPolicy {
             author_key_digests: vec![],
             family_ids: vec![],
             image_ids: vec![],
+            allow_vlek: true,
             chip_ids: vec![],
             csp_ids: vec![],
         }

@@ -50,6 +50,8 @@ pub struct TdxPolicy {
     pub require_sept_ve_disable: bool,
     /// MRSERVICETD values to accept beside zero. Default none.
     pub service_tds: Vec<HexBytes<48>>,
+    /// TDATTRIBUTES bits that a TD may have, whatever else is asked of them; none: any.
+    pub allowed_attributes: Option<u64>,
     /// XFAM bits that a TD may have; none: any.
     pub allowed_xfam: Option<u64>,
     /// Accept a platform to which packages may be added. Default true.
@@ -116,6 +118,7 @@ impl Default for TdxPolicy {
             allow_migratable: false,
             require_sept_ve_disable: false,
             service_tds: vec![],
+            allowed_attributes: None,
             allowed_xfam: None,
             allow_dynamic_platform: true,
             allow_cached_keys: true,

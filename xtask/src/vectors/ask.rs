@@ -15,12 +15,54 @@ use super::names::names_rule;
 pub(super) struct Ask {
     /// The rule, without its evidence.
     rule: &'static str,
-    /// A policy that this evidence must not satisfy.
-    against: String,
+    /// What this evidence must not satisfy.
+    against: Against,
     /// The strictest policy of the kind that this evidence satisfies, where the
     /// rule is about more than a bit: shows that `against` is no policy that
     /// nothing satisfies.
     satisfied: Option<String>,
+}
+
+/// What a relying party asks for.
+enum Against {
+    Policy(String),
+    /// Another image than the one that was measured.
+    OtherImage,
+    /// Another challenge than the one that was answered.
+    OtherReportData,
+}
+
+/// What a relying party brings to an appraisal. By default what suits any
+/// evidence: those vectors are not about it.
+#[derive(Default)]
+pub(super) struct Asked {
+    pub(super) policy: Policy,
+    /// Turns the reference values' measurement into another one.
+    pub(super) other_image: bool,
+    /// Turns the expected report data into another one.
+    pub(super) other_report_data: bool,
+}
+
+impl Against {
+    fn asked(&self) -> anyhow::Result<Asked> {
+        Ok(match self {
+            Self::Policy(text) => Asked { policy: Policy::from_toml(text)?, ..Asked::default() },
+            Self::OtherImage => Asked { other_image: true, ..Asked::default() },
+            Self::OtherReportData => Asked { other_report_data: true, ..Asked::default() },
+        })
+    }
+}
+
+impl Asked {
+    /// `own`, or what it is not.
+    pub(super) fn measurement(&self, own: &[u8; 48]) -> [u8; 48] {
+        own.map(|byte| if self.other_image { !byte } else { byte })
+    }
+
+    /// `own`, or what it is not.
+    pub(super) fn report_data(&self, own: &[u8; 64]) -> [u8; 64] {
+        own.map(|byte| if self.other_report_data { !byte } else { byte })
+    }
 }
 
 /// Checks that the rule called `class` fails where it is asked for. `failed`
@@ -28,20 +70,21 @@ pub(super) struct Ask {
 pub(super) fn check(
     class: &str,
     asks: &[Ask],
-    failed: impl Fn(&Policy) -> anyhow::Result<BTreeSet<String>>,
+    failed: impl Fn(&Asked) -> anyhow::Result<BTreeSet<String>>,
 ) -> anyhow::Result<String> {
     let named = |rules: &BTreeSet<String>| rules.iter().any(|rule| names_rule(class, rule));
-    if named(&failed(&Policy::default())?) {
+    if named(&failed(&Asked::default())?) {
         return Ok(format!("refused by the default policy, which asks: {class}"));
     }
     let mut known = false;
     for ask in asks.iter().filter(|ask| names_rule(class, ask.rule)) {
         known = true;
-        if !failed(&Policy::from_toml(&ask.against)?)?.contains(ask.rule) {
+        if !failed(&ask.against.asked()?)?.contains(ask.rule) {
             continue;
         }
         if let Some(satisfied) = &ask.satisfied {
-            let fails = failed(&Policy::from_toml(satisfied)?)?.contains(ask.rule);
+            let own = Asked { policy: Policy::from_toml(satisfied)?, ..Asked::default() };
+            let fails = failed(&own)?.contains(ask.rule);
             ensure!(!fails, "{}: fails for its own value too", ask.rule);
         }
         return Ok(format!("refused by a policy that asks: {}", ask.rule));
@@ -53,12 +96,13 @@ pub(super) fn check(
 }
 
 fn bit(section: &str, rule: &'static str, line: &str) -> Ask {
-    Ask { rule, against: format!("[{section}]\n{line}\n"), satisfied: None }
+    let against = Against::Policy(format!("[{section}]\n{line}\n"));
+    Ask { rule, against, satisfied: None }
 }
 
 fn value(section: &str, rule: &'static str, key: &str, other: &str, own: &str) -> Ask {
     let line = |value: &str| format!("[{section}]\n{key} = {value}\n");
-    Ask { rule, against: line(other), satisfied: Some(line(own)) }
+    Ask { rule, against: Against::Policy(line(other)), satisfied: Some(line(own)) }
 }
 
 /// An allow-list of byte strings: another one, and the evidence's own.
@@ -66,6 +110,12 @@ fn listed(section: &str, rule: &'static str, key: &str, own: &[u8]) -> Ask {
     let other: Vec<u8> = own.iter().map(|byte| !byte).collect();
     let list = |bytes: &[u8]| format!("[\"{}\"]", hex(bytes));
     value(section, rule, key, &list(&other), &list(own))
+}
+
+/// The image and the challenge, which no policy names.
+fn others() -> [Ask; 2] {
+    [("measurement", Against::OtherImage), ("report-data", Against::OtherReportData)]
+        .map(|(rule, against)| Ask { rule, against, satisfied: None })
 }
 
 /// What a policy may ask of this SNP report.
@@ -76,6 +126,9 @@ pub(super) fn snp(claims: &SnpClaims) -> Vec<Ask> {
         ("platform-smt", "allow_platform_smt = false"),
         ("provisional-firmware", "allow_provisional_firmware = false"),
         ("tsme", "require_tsme = true"),
+        ("ecc", "require_ecc = true"),
+        ("tio", "allow_tio = false"),
+        ("vlek", "allow_vlek = false"),
         ("ciphertext-hiding", "require_ciphertext_hiding = true"),
         ("cxl", "allow_cxl = false"),
         ("single-socket", "require_single_socket = true"),
@@ -94,6 +147,7 @@ pub(super) fn snp(claims: &SnpClaims) -> Vec<Ask> {
         listed("snp", "family-id", "family_ids", &report.family_id),
         listed("snp", "image-id", "image_ids", &report.image_id),
     ]);
+    out.extend(others());
     out.extend(owner(claims));
     out.push(bit("snp", "crl-age", "max_crl_age_days = 0"));
     let other = u32::from(report.vmpl == 0);
@@ -192,7 +246,8 @@ fn tcbs(claims: &SnpClaims) -> Vec<Ask> {
         // One alone: a floor that ought to fail and does not is a finding.
         let asked = if own == Some(most) { above } else { most };
         let satisfied = own.map(|own| floor(list, own));
-        out.push(Ask { rule, against: floor(list, asked), satisfied });
+        let against = Against::Policy(floor(list, asked));
+        out.push(Ask { rule, against, satisfied });
     }
     out
 }
@@ -228,6 +283,7 @@ pub(super) fn tdx(claims: &TdxClaims, newest: u64) -> Vec<Ask> {
         listed("tdx", "mrowner", "mrowners", &report.mrowner),
         listed("tdx", "mrownerconfig", "mrownerconfigs", &report.mrownerconfig),
     ]);
+    out.extend(others());
     out.extend(tdx_numbers(claims, newest));
     let until = "until = \"2999-01-01T00:00:00Z\"";
     let graces = |ids: &[String]| {
@@ -246,7 +302,9 @@ fn tdx_numbers(claims: &TdxClaims, newest: u64) -> Vec<Ask> {
     // A set of one case names no newer number: then one above its own.
     let above = if newest > own { newest } else { own.saturating_add(1) };
     let (xfam, key) = (claims.report.xfam, "allowed_xfam");
-    let less = xfam & xfam.wrapping_sub(1);
+    let without_one = |bits: u64| bits & bits.wrapping_sub(1);
+    let less = without_one(xfam);
+    let bits = claims.report.tdattributes.0;
     let next = |own: u16| own.saturating_add(1).to_string();
     let (pcesvn, qe) = (claims.platform.tcb.pcesvn, claims.qe_isvsvn);
     let age = "max_collateral_age_days";
@@ -261,6 +319,13 @@ fn tdx_numbers(claims: &TdxClaims, newest: u64) -> Vec<Ask> {
             &own.to_string(),
         ),
         value("tdx", "vmid", "vmid", &other.to_string(), &vmid.to_string()),
+        value(
+            "tdx",
+            "attributes",
+            "allowed_attributes",
+            &without_one(bits).to_string(),
+            &bits.to_string(),
+        ),
         value("tdx", "xfam", key, &less.to_string(), &xfam.to_string()),
         value("tdx", "collateral-age", age, "0", "36500"),
         value("tdx", "pcesvn", "min_pcesvn", &next(pcesvn), &pcesvn.to_string()),
@@ -288,16 +353,17 @@ mod tests {
     fn failing(
         when_asked: &[&str],
         else_fails: &[&str],
-    ) -> impl Fn(&Policy) -> anyhow::Result<BTreeSet<String>> {
+    ) -> impl Fn(&Asked) -> anyhow::Result<BTreeSet<String>> {
         let own = |rules: &[&str]| rules.iter().map(|rule| (*rule).to_owned()).collect();
         let (asked, others): (BTreeSet<String>, BTreeSet<String>) =
             (own(when_asked), own(else_fails));
-        move |policy| Ok(if policy.snp().vmpl == 1 { asked.clone() } else { others.clone() })
+        move |it| Ok(if it.policy.snp().vmpl == 1 { asked.clone() } else { others.clone() })
     }
 
     fn asks() -> Vec<Ask> {
         let text = |vmpl: u32| format!("[snp]\nvmpl = {vmpl}\n");
-        vec![Ask { rule: "chip", against: text(1), satisfied: Some(text(2)) }]
+        let against = Against::Policy(text(1));
+        vec![Ask { rule: "chip", against, satisfied: Some(text(2)) }]
     }
 
     #[test]
@@ -313,8 +379,8 @@ mod tests {
 
     #[test]
     fn a_policy_that_nothing_satisfies_shows_nothing() {
-        let always = |policy: &Policy| {
-            let asked = policy.snp().vmpl > 0;
+        let always = |it: &Asked| {
+            let asked = it.policy.snp().vmpl > 0;
             Ok(if asked { BTreeSet::from(["chip".to_owned()]) } else { BTreeSet::new() })
         };
         let error = check("chip-id", &asks(), always).unwrap_err();

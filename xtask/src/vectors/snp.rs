@@ -10,11 +10,12 @@ use casemate_attestation::snp::{IdBlock, Product, SnpClaims, Tcb, VekOwner};
 use casemate_attestation::wire::hex;
 use casemate_attestation::x509::{Certificate, PemLimits, der_or_pem};
 use casemate_attestation::{
-    EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, Expected, Outcome, Policy,
-    Reason, ReferenceValues, UnixTime, VerifyError, appraise, verify,
+    EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, Expected, Outcome, Reason,
+    ReferenceValues, UnixTime, VerifyError, appraise, verify,
 };
 use serde_json::Value;
 
+use super::ask::Asked;
 use super::names::{names_reason, names_rule};
 use super::{
     Line, Want, any_file, ask, file, files, folders, line, listed, meta, optional_file, part, text,
@@ -139,7 +140,7 @@ fn real(case: &Path, vendor: &TrustAnchors) -> anyhow::Result<String> {
         .flatten()
         .filter_map(|reason| reason.as_str().map(rule_of_strict_reason))
         .collect();
-    let actual = failures(&claims, &Policy::default(), now)?;
+    let actual = failures(&claims, &Asked::default(), now)?;
     ensure!(actual == expected, "default policy: expected {expected:?}, got {actual:?}");
     Ok(if actual.is_empty() {
         "accept".to_owned()
@@ -161,20 +162,19 @@ fn rule_of_strict_reason(reason: &str) -> String {
     .to_owned()
 }
 
-/// The classes of the rules that fail under `policy`. Report data and
-/// measurement are given as they are: those vectors are not about them.
+/// The classes of the rules that fail where a relying party asks this.
 fn failures(
     claims: &casemate_attestation::Verified<casemate_attestation::Claims>,
-    policy: &Policy,
+    asked: &Asked,
     now: UnixTime,
 ) -> anyhow::Result<BTreeSet<String>> {
     let report = &claims.snp().context("claims: expected SNP claims")?.report;
     let references = ReferenceValues::from_toml(&format!(
         "[[image]]\nlabel = \"vector\"\nsnp_measurements = [\"{}\"]\n",
-        hex(&report.measurement)
+        hex(&asked.measurement(&report.measurement))
     ))?;
-    let expected = Expected::ReportData(report.report_data);
-    let appraisal = appraise(claims, policy, &references, expected, now);
+    let expected = Expected::ReportData(asked.report_data(&report.report_data));
+    let appraisal = appraise(claims, &asked.policy, &references, expected, now);
     Ok(appraisal
         .checks()
         .iter()
@@ -203,14 +203,14 @@ fn synthetic(case: &Path, anchors: &TrustAnchors) -> anyhow::Result<String> {
             Ok(format!("refused: {actual}"))
         }
         (Want::Reject(class), Ok(claims)) => {
-            let failed = failures(&claims, &Policy::default(), now)?;
+            let failed = failures(&claims, &Asked::default(), now)?;
             let named = failed.iter().any(|rule| names_rule(&class, rule));
             ensure!(named, "expected {class}, got {failed:?} by the policy");
             Ok(format!("refused by the default policy: {failed:?}"))
         }
         (Want::RejectIf(class), Ok(claims)) => {
             let asks = ask::snp(claims.snp().context("claims: expected SNP claims")?);
-            ask::check(&class, &asks, |policy| failures(&claims, policy, now))
+            ask::check(&class, &asks, |asked| failures(&claims, asked, now))
         }
         (Want::Status(status), _) => bail!("want: an SNP report has no status {status}"),
     }

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 pub(super) use names::ALIASES;
 
+use super::ask::Asked;
 use super::names::{names_reason, names_rule};
 use super::{
     Line, Want, any_file, ask, file, files, folders, json, line, meta, optional_file, part, text,
@@ -182,7 +183,7 @@ fn at_date(dir: &Path, folder: &Path, date: &str, vendor: &TrustAnchors) -> anyh
     ensure!(tdx.tcb.status.name() == wanted, "expected {wanted}, got {}", tdx.tcb.status);
     compare_advisories(expect, &tdx.tcb.advisories)?;
     let strict = Policy::from_toml("[tdx]\nrequire_sept_ve_disable = true\n")?;
-    let actual = failures(&claims, &strict, now)?;
+    let actual = failures(&claims, &Asked { policy: strict, ..Asked::default() }, now)?;
     let expected: BTreeSet<String> = meta
         .pointer("/expect/strict_policy_rejects")
         .and_then(Value::as_array)
@@ -224,23 +225,22 @@ fn rule_of_strict_reason(reason: &str) -> String {
     .to_owned()
 }
 
-/// The classes of the rules that fail under `policy`. Report data and
-/// measurement are given as they are: those vectors are not about them.
+/// The classes of the rules that fail where a relying party asks this.
 fn failures(
     claims: &Verified<Claims>,
-    policy: &Policy,
+    asked: &Asked,
     now: UnixTime,
 ) -> anyhow::Result<BTreeSet<String>> {
     let report = &claims.tdx().context("claims: expected TDX claims")?.report;
     let [_, rtmr1, rtmr2, _] = report.rtmrs;
     let references = ReferenceValues::from_toml(&format!(
         "[[image]]\nlabel = \"vector\"\n[[image.tdx]]\nmrtd = \"{}\"\nrtmr1 = \"{}\"\nrtmr2 = \"{}\"\n",
-        hex(&report.mrtd),
+        hex(&asked.measurement(&report.mrtd)),
         hex(&rtmr1),
         hex(&rtmr2),
     ))?;
-    let expected = Expected::ReportData(report.report_data);
-    let appraisal = appraise(claims, policy, &references, expected, now);
+    let expected = Expected::ReportData(asked.report_data(&report.report_data));
+    let appraisal = appraise(claims, &asked.policy, &references, expected, now);
     Ok(appraisal
         .checks()
         .iter()
@@ -274,14 +274,14 @@ fn synthetic(case: &Path, anchors: &TrustAnchors, newest: u64) -> anyhow::Result
             Ok(format!("refused: {actual}"))
         }
         (Want::Reject(class), Ok(claims)) => {
-            let failed = failures(&claims, &Policy::default(), now)?;
+            let failed = failures(&claims, &Asked::default(), now)?;
             let named = failed.iter().any(|rule| names_rule(&class, rule));
             ensure!(named, "expected {class}, got {failed:?} by the policy");
             Ok(format!("refused by the default policy: {failed:?}"))
         }
         (Want::RejectIf(class), Ok(claims)) => {
             let asks = ask::tdx(claims.tdx().context("claims: expected TDX claims")?, newest);
-            ask::check(&class, &asks, |policy| failures(&claims, policy, now))
+            ask::check(&class, &asks, |asked| failures(&claims, asked, now))
         }
         (_, Err(error)) => bail!("expected a verified quote, got {error}"),
     }

@@ -20,14 +20,17 @@ pub(in super::super) const ALIASES: &[(&str, &[&str])] = &[
     ("missing-collateral", &["collateral-missing"]),
     ("missing-crl", &["collateral-missing", "crl-issuer"]),
     ("mrservicetd", &["service-td"]),
+    ("mrtd", &["measurement"]),
     ("out-of-date", &["tcb-status"]),
     ("pceid-mismatch", &["pceid"]),
     ("pck-certificate", &["cert-extension"]),
+    ("perfmon", &["profiling"]),
     ("qe-svn", &["qe-isvsvn"]),
     ("reserved-attr", &["reserved"]),
     ("servtd-ext", &["service-td"]),
     ("tcb-eval-number", &["tcb-eval"]),
     ("tcb-evaluation-data-number", &["tcb-eval"]),
+    ("td-attributes", &["attributes"]),
     ("unknown-status", &["collateral-malformed"]),
 ];
 
