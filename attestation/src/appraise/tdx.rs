@@ -210,16 +210,20 @@ fn attributes(report: &TdReport, policy: &TdxPolicy, findings: &mut Findings) {
 }
 
 /// The L1 of a partitioned TD sees into its partitions, and each reports alike.
+/// What asks for a partition needs a form that says which it is.
 fn partition(report: &TdReport, policy: &TdxPolicy, findings: &mut Findings) {
-    let Some(ex) = &report.td15_ex else {
-        let expected = format!("VMID {}, in a TD report 1.5 extended", policy.vmid);
-        return findings.checks.not_applicable("tdx.vmid", expected, "the report does not say");
-    };
+    let vmid = report.td15_ex.as_ref().map(|ex| ex.vmid);
+    let expected = format!("VMID {}, in a TD report 1.5 extended", policy.vmid);
+    let actual =
+        vmid.map_or_else(|| "the report does not say".to_owned(), |vmid| format!("VMID {vmid}"));
+    if vmid.is_none() && policy.vmid == 0 {
+        return findings.checks.not_applicable("tdx.vmid", expected, actual);
+    }
     findings.checks.compare(
         "tdx.vmid",
-        ex.vmid == policy.vmid,
-        format!("VMID {}", policy.vmid),
-        format!("VMID {}", ex.vmid),
+        vmid == Some(policy.vmid),
+        expected,
+        actual,
         "ask for the report in the right partition, or set tdx.vmid in the policy",
     );
 }

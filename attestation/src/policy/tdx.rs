@@ -33,8 +33,8 @@ pub struct TdxPolicy {
     /// accepted status brings with it.
     pub advisories: Vec<AdvisoryGrace>,
     /// The one partition of a TD whose report is accepted: 0 is the TD itself, or
-    /// its L1, which sees into the others, 1 to 3. Default 0. A report that does
-    /// not say is not asked.
+    /// its L1, which sees into the others, 1 to 3. Default 0, and then a report
+    /// that does not say is not asked.
     #[serde(deserialize_with = "vmid")]
     pub vmid: u8,
     /// Accept a TD that the host may debug. Such a TD never earns the boundary

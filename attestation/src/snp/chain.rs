@@ -18,7 +18,7 @@ use crate::seen;
 use crate::time::UnixTime;
 use crate::verify::{Endorsements, Verified};
 use crate::wire::hex;
-use crate::x509::{Certificate, Crl, CrlNumber, PemLimits, crls_der_or_pem, der_or_pem};
+use crate::x509::{Certificate, Crl, CrlNumber, KeyUsage, PemLimits, crls_der_or_pem, der_or_pem};
 
 /// What a verified SNP report says, and who vouches for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,6 +251,7 @@ impl CrlState {
 /// with SHA-384).
 fn check_list(crl: &Crl, root: &Certificate) -> Result<(), VerifyError> {
     crl.check_issued_by(root)?;
+    root.check_key_usage(KeyUsage::CrlSign)?;
     if crl.scheme() == Scheme::RsaPssSha384 {
         return Ok(());
     }

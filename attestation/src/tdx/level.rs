@@ -135,13 +135,11 @@ fn module_level(tcb_info: &TcbInfo, report: &TdReport) -> Result<Option<LevelMat
     let version = report.module_version();
     if version == 0 {
         let module = &tcb_info.tdx_module;
-        let (attributes, mask) = (&module.attributes.0, &module.attributes_mask.0);
-        check_module(report, &module.mrsigner.0, attributes, mask)?;
+        check_module(report, &module.mrsigner.0, &module.attributes.0)?;
         return Ok(None);
     }
     let module = known_module(tcb_info, version)?;
-    let (attributes, mask) = (&module.attributes.0, &module.attributes_mask.0);
-    check_module(report, &module.mrsigner.0, attributes, mask)?;
+    check_module(report, &module.mrsigner.0, &module.attributes.0)?;
     Ok(Some(svn_level(&module.tcb_levels, u16::from(report.module_isvsvn()))))
 }
 
@@ -153,23 +151,21 @@ fn known_module(tcb_info: &TcbInfo, version: u8) -> Result<&ModuleIdentity, Veri
     })
 }
 
-/// The attributes under the mask are the golden ones, which are not masked
-/// themselves (Intel's `TdxModuleCheck`). A module for production has none,
-/// whatever the mask says.
+/// A module for production has no attributes, and no other one is accepted,
+/// whatever golden value a mask leaves it.
 fn check_module(
     report: &TdReport,
     mrsigner: &[u8; 48],
     attributes: &[u8; 8],
-    mask: &[u8; 8],
 ) -> Result<(), VerifyError> {
     if report.mrsignerseam != *mrsigner {
         let (expected, actual) = (hex(mrsigner), hex(&report.mrsignerseam));
         return Err(VerifyError::new(Reason::TdxModule, "mrsignerseam", expected, actual));
     }
-    let [actual, wanted, mask] =
-        [&report.seamattributes, attributes, mask].map(|bytes| u64::from_le_bytes(*bytes));
-    if actual != 0 || actual & mask != wanted {
-        let expected = format!("0, and {wanted:#x} under mask {mask:#x}");
+    let [actual, wanted] =
+        [&report.seamattributes, attributes].map(|bytes| u64::from_le_bytes(*bytes));
+    if actual != 0 || wanted != 0 {
+        let expected = format!("0, and the golden value {wanted:#x}");
         let actual = format!("{actual:#x}");
         return Err(VerifyError::new(Reason::TdxModule, "seamattributes", expected, actual));
     }

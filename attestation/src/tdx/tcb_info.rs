@@ -36,7 +36,9 @@ pub(super) struct Kind {
 pub(super) struct Module {
     pub(super) mrsigner: Hex<48>,
     pub(super) attributes: Hex<8>,
-    pub(super) attributes_mask: Hex<8>,
+    /// Must be there; no mask excuses an attribute.
+    #[serde(rename = "attributesMask")]
+    _attributes_mask: Hex<8>,
 }
 
 /// One later major version of the TDX module.
@@ -46,7 +48,9 @@ pub(super) struct ModuleIdentity {
     id: String,
     pub(super) mrsigner: Hex<48>,
     pub(super) attributes: Hex<8>,
-    pub(super) attributes_mask: Hex<8>,
+    /// Must be there; no mask excuses an attribute.
+    #[serde(rename = "attributesMask")]
+    _attributes_mask: Hex<8>,
     pub(super) tcb_levels: Vec<Level<IsvSvn>>,
 }
 

@@ -146,7 +146,8 @@ impl Crl {
             return Err(malformed("no critical extension", unknown.oid.to_id_string()));
         }
         let tbs: &[u8] = list.tbs_cert_list.as_ref();
-        let signature = super::bit_string(&list.signature_value)?;
+        let signature = super::bit_string(&list.signature_value)
+            .map_err(|error| malformed(error.expected, error.actual))?;
         // Not so strict inside: a padded serial number is revoked all the same.
         if !super::shell::is_exact(der, tbs, signature) {
             return Err(malformed("DER around the signed part", "another encoding"));
@@ -274,12 +275,9 @@ fn check_form(list: &CertificateRevocationList<'_>) -> Result<(), VerifyError> {
         return Err(malformed("each extension once", format!("{} twice", twice.concat())));
     }
     let number = list.extensions().iter().find(|e| e.oid.to_id_string() == CRL_NUMBER);
-    // Behind tag and length: the sign is the first bit.
-    let first = number.and_then(|number| number.value.get(2));
-    match first {
-        Some(first) if first & 0x80 != 0 => {
-            Err(malformed("a number of 0 or more", "a negative one"))
-        }
+    match (number, list.crl_number()) {
+        // A list with a number that nobody can read is not one without.
+        (Some(number), None) => Err(malformed("a CRL number of 0 or more", hex(number.value))),
         _ => Ok(()),
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn appraisal(appraisal: &Appraisal, open: &[&str], as_json: bool) -> 
             Outcome::NotApplicable if check.expected == NOT_ASKED => {
                 ("not asked", check.actual.clone())
             }
-            Outcome::NotApplicable => ("not yet", format!("{}; {}", check.actual, check.expected)),
+            Outcome::NotApplicable => ("n/a", format!("{}; {}", check.actual, check.expected)),
             Outcome::Fail if open.contains(&check.rule) => ("not given", check.hint.clone()),
             Outcome::Fail => (
                 "FAILED",

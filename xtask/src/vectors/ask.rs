@@ -72,12 +72,11 @@ pub(super) fn check(
     asks: &[Ask],
     failed: impl Fn(&Asked) -> anyhow::Result<BTreeSet<String>>,
 ) -> anyhow::Result<String> {
-    let named = |rules: &BTreeSet<String>| rules.iter().any(|rule| names_rule(class, rule));
-    if named(&failed(&Asked::default())?) {
-        return Ok(format!("refused by the default policy, which asks: {class}"));
-    }
+    // A rule of that very name, or else those that the name stands for.
+    let exact = asks.iter().any(|ask| ask.rule == class);
+    let is_meant = |ask: &&Ask| ask.rule == class || !exact && names_rule(class, ask.rule);
     let mut known = false;
-    for ask in asks.iter().filter(|ask| names_rule(class, ask.rule)) {
+    for ask in asks.iter().filter(is_meant) {
         known = true;
         if !failed(&ask.against.asked()?)?.contains(ask.rule) {
             continue;
@@ -88,6 +87,10 @@ pub(super) fn check(
             ensure!(!fails, "{}: fails for its own value too", ask.rule);
         }
         return Ok(format!("refused by a policy that asks: {}", ask.rule));
+    }
+    let by_default = failed(&Asked::default())?;
+    if !exact && by_default.iter().any(|rule| names_rule(class, rule)) {
+        return Ok(format!("refused by the default policy, which asks: {class}"));
     }
     match known {
         true => bail!("expected {class} by a policy that asks, got none"),
@@ -149,7 +152,11 @@ pub(super) fn snp(claims: &SnpClaims) -> Vec<Ask> {
     ]);
     out.extend(others());
     out.extend(owner(claims));
-    out.push(bit("snp", "crl-age", "max_crl_age_days = 0"));
+    let age = "max_crl_age_days";
+    out.push(match claims.crl {
+        Some(_) => value("snp", "crl-age", age, "0", "36500"),
+        None => bit("snp", "crl-age", "max_crl_age_days = 36500"),
+    });
     let other = u32::from(report.vmpl == 0);
     out.push(value("snp", "vmpl", "vmpl", &other.to_string(), &report.vmpl.to_string()));
     out.extend(snp_numbers(claims));
@@ -385,7 +392,9 @@ mod tests {
         };
         let error = check("chip-id", &asks(), always).unwrap_err();
         assert!(error.to_string().contains("own value"), "{error}");
-        // What is refused without being asked needs no policy that asks.
+        // What is refused without being asked needs no policy that asks, unless
+        // there is one.
         assert!(check("chip-id", &[], failing(&[], &["chip"])).is_ok());
+        assert!(check("chip", &asks(), failing(&[], &["chip"])).is_err());
     }
 }

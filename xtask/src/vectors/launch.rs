@@ -146,10 +146,8 @@ fn is_the(variant: &snp::Variant, wants: &Value) -> anyhow::Result<bool> {
 
 fn launch<'a>(case: &Value, image: &'a [u8]) -> anyhow::Result<Launch<'a>> {
     let vmm = text(case, "vmm").unwrap_or("qemu");
-    let vmm = Vmm::from_name(vmm).ok_or_else(|| {
-        let known = Vmm::ALL.map(Vmm::name).join(", ");
-        Unknown(format!("vmm: expected one of {known}, got {vmm}"))
-    })?;
+    let words = &["vmm", "monitor", "hypervisor"];
+    let vmm = Vmm::from_name(vmm).ok_or_else(|| Unmeasurable::new("vmm", words, vmm))?;
     let features = case.get("guest_features").filter(|value| !value.is_null());
     Ok(Launch {
         ovmf: Ovmf::parse(image)?,
@@ -193,20 +191,39 @@ fn signature(case: &Value) -> anyhow::Result<u32> {
     }
     let name = ["vcpu_type", "cpu", "cpu_type"].iter().find_map(|key| text(case, key).ok());
     let name = name.context("cpu_sig: expected a number or, as vcpu_type, a model's name")?;
-    Ok(cpu_signature_of(name).ok_or_else(|| Unknown(format!("vcpu_type: unknown {name}")))?)
+    let words = &["cpu", "model"];
+    Ok(cpu_signature_of(name).ok_or_else(|| Unmeasurable::new("vcpu_type", words, name))?)
 }
 
-/// What a case names and the library does not know how to measure: a refusal.
+/// What a case names and nothing can be measured with: a refusal, where the case
+/// is about that.
 #[derive(Debug)]
-pub(super) struct Unknown(String);
+pub(super) struct Unmeasurable {
+    field: &'static str,
+    /// Of which one is in any text about the field.
+    words: &'static [&'static str],
+    actual: String,
+}
 
-impl core::fmt::Display for Unknown {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}: the library does not know its launch", self.0)
+impl Unmeasurable {
+    fn new(field: &'static str, words: &'static [&'static str], actual: &str) -> Self {
+        Self { field, words, actual: actual.to_owned() }
+    }
+
+    /// Whether a case that expects the error `wanted` is about this field.
+    pub(super) fn is_about(&self, wanted: &str) -> bool {
+        let wanted = wanted.to_lowercase();
+        self.words.iter().any(|word| wanted.contains(word))
     }
 }
 
-impl std::error::Error for Unknown {}
+impl core::fmt::Display for Unmeasurable {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}: no launch with {:?} can be measured", self.field, self.actual)
+    }
+}
+
+impl std::error::Error for Unmeasurable {}
 
 /// A firmware image; a name that ends in .gz is unpacked.
 pub(super) fn image(folder: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
@@ -225,7 +242,11 @@ pub(super) fn image(folder: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
 fn seed(case: &Value) -> anyhow::Result<Option<[u8; 48]>> {
     match case.get("ovmf_hash_seed").and_then(Value::as_str) {
         None => Ok(None),
-        Some(seed) => Ok(Some(unhex_array(seed).context("ovmf_hash_seed: expected 96 digits")?)),
+        Some(seed) => {
+            let words = &["seed", "hash"];
+            let bytes = unhex_array(seed);
+            Ok(Some(bytes.ok_or_else(|| Unmeasurable::new("ovmf_hash_seed", words, seed))?))
+        }
     }
 }
 

@@ -81,8 +81,15 @@ fn compare(case: &Value, digest: anyhow::Result<[u8; 48]>) -> anyhow::Result<Str
             Ok("digest".to_owned())
         }
         (None, Ok(digest)) => bail!("expected a refusal, got {}", hex(&digest)),
-        (None, Err(error)) if error.is::<MeasureError>() || error.is::<launch::Unknown>() => {
-            text(case, "expected_error")?;
+        (None, Err(error)) => {
+            let wanted = text(case, "expected_error")?;
+            match error.downcast_ref::<launch::Unmeasurable>() {
+                Some(refused) => {
+                    ensure!(refused.is_about(wanted), "expected {wanted}, got {error}")
+                }
+                None if error.is::<MeasureError>() => {}
+                None => return Err(error),
+            }
             Ok(format!("refused: {error}"))
         }
         (_, Err(error)) => Err(error),

@@ -218,7 +218,9 @@ fn synthetic(case: &Path, anchors: &TrustAnchors) -> anyhow::Result<String> {
 
 /// Whether a case is about its own signing CA: then none that is known helps it.
 fn brings_ca(case: &Path) -> bool {
-    ["ask.der", "ask.pem", "asvk.der", "asvk.pem"].iter().any(|name| case.join(name).exists())
+    const NAMES: [&str; 6] =
+        ["ask.der", "ask.pem", "asvk.der", "asvk.pem", "cert_chain.pem", "chain.pem"];
+    NAMES.iter().any(|name| case.join(name).exists())
 }
 
 /// The roots alone.

@@ -89,7 +89,8 @@ fn leave_out_unnamed(
 ) -> anyhow::Result<()> {
     let Some(named) = matches.get("rtmr") else { return Ok(()) };
     let named: Vec<usize> = serde_json::from_value(named.clone()).context("rtmr")?;
-    ensure!(!named.is_empty(), "matches_quote: expected registers, got none");
+    let known = named.iter().all(|index| *index < rtmrs.len());
+    ensure!(known && !named.is_empty(), "rtmr: expected registers, 0 to 3, got {named:?}");
     for (index, (own, of_log)) in rtmrs.iter_mut().zip(&replayed.0).enumerate() {
         if !named.contains(&index) {
             *own = *of_log;
@@ -113,7 +114,9 @@ mod tests {
             Ok(replayed.check(&quote)?)
         };
         assert!(check(json!({ "rtmr": [0, 1] })).is_ok());
-        for bad in [json!({ "rtmr": [0, 2] }), json!({}), json!({ "rtmr": [] })] {
+        for bad in
+            [json!({ "rtmr": [0, 2] }), json!({}), json!({ "rtmr": [] }), json!({ "rtmr": [4] })]
+        {
             assert!(check(bad.clone()).is_err(), "{bad}");
         }
     }
