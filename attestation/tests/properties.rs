@@ -2,6 +2,7 @@
 //! what was written reads back.
 
 use casemate_attestation::bundle::Bundle;
+use casemate_attestation::eventlog::{self, EventLog};
 use casemate_attestation::measure::ovmf::Ovmf;
 use casemate_attestation::snp::table::{self, CertTable, TableEntry};
 use casemate_attestation::snp::{IdBlock, Product, REPORT_BYTES, Report, Tcb};
@@ -30,6 +31,21 @@ fn report_bytes() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+/// A log of SHA-384 alone, as firmware writes it: register, digest, data.
+fn event_log(events: &[(u8, [u8; 48], [u8; 3])]) -> Vec<u8> {
+    let spec_id =
+        [b"Spec ID Event03\0".as_slice(), &[0; 8], &[1, 0, 0, 0, 12, 0, 48, 0, 0]].concat();
+    let mut log = [&[1, 0, 0, 0, 3, 0, 0, 0][..], &[0; 20], &[33, 0, 0, 0], &spec_id].concat();
+    for (register, digest, data) in events {
+        log.extend([*register, 0, 0, 0, 13, 0, 0, 0, 1, 0, 0, 0, 12, 0]);
+        log.extend(digest);
+        log.extend([3, 0, 0, 0]);
+        log.extend(data);
+    }
+    log.extend([0xff; 64]);
+    log
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
@@ -40,11 +56,28 @@ proptest! {
         let _any = certificates_from_pem(&bytes, PemLimits::CHAIN);
         let _any = Evidence::decode(&bytes);
         let _any = Bundle::decode(&bytes);
+        let _any = EventLog::parse(&bytes);
         let _any = Binding::from_preimage(&bytes);
         let text = String::from_utf8_lossy(&bytes);
         let _any = Policy::from_toml(&text);
         let _any = ReferenceValues::from_toml(&text);
         let _any = TrustAnchors::from_toml(&text);
+    }
+
+    #[test]
+    fn a_log_replays_event_by_event(
+        events in proptest::collection::vec((1_u8..=4, any::<[u8; 48]>(), any::<[u8; 3]>()), 0..12)
+    ) {
+        let bytes = event_log(&events);
+        let log = EventLog::parse(&bytes).unwrap();
+        prop_assert_eq!(log.events.len(), events.len());
+        let mut registers = [[0; 48]; 4];
+        for (register, digest, data) in &events {
+            let register = &mut registers[usize::from(*register) - 1];
+            *register = eventlog::extend(register, digest);
+            prop_assert!(log.events.iter().any(|event| event.data == data));
+        }
+        prop_assert_eq!(log.replay().0, registers);
     }
 
     #[test]

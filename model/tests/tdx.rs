@@ -11,7 +11,7 @@ use casemate_attestation::tdx::{BodyKind, Collateral, Prepared, TcbStatus, TdxCl
 use casemate_attestation::x509::Certificate;
 use casemate_attestation::{
     EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, Expected, Hardware,
-    Policy, Reason, ReferenceValues, UnixTime, Verified, VerifyError, appraise, verify,
+    Outcome, Policy, Reason, ReferenceValues, UnixTime, Verified, VerifyError, appraise, verify,
 };
 use casemate_model::tdx::{CollateralSpec, QuoteSpec, Role, TdxConfig, TdxModel};
 use proptest::prelude::*;
@@ -290,6 +290,18 @@ fn an_envelope_with_quote_and_log_is_a_model_and_never_affirms_hardware() {
         appraise(&claims, &Policy::default(), &references(), Expected::ReportData([9; 64]), now());
     assert_eq!(appraisal.hardware(), Hardware::Model);
     assert!(!appraisal.label().contains("proved by hardware"));
+    let asks = Policy::from_toml("[tdx]\nrequire_event_log = true\n").unwrap();
+    let rule = |items: &[EvidenceItem], policy: &Policy| {
+        let claims = check(items).unwrap();
+        let appraisal = appraise(&claims, policy, &references(), Expected::Nothing, now());
+        let rule = appraisal.checks().iter().find(|rule| rule.rule == "tdx.event-log").unwrap();
+        (rule.outcome, rule.actual.clone())
+    };
+    let counts = "events that replay: 0 in RTMR0, 2 in RTMR1, 0 in RTMR2, 0 in RTMR3".to_owned();
+    assert_eq!(rule(&items, &asks), (Outcome::Pass, counts));
+    assert_eq!(rule(&items[..1], &asks), (Outcome::Fail, "none".to_owned()));
+    let none = (Outcome::NotApplicable, "none".to_owned());
+    assert_eq!(rule(&items[..1], &Policy::default()), none);
     items[1] = item(EvidenceKind::EventLog, event_log(&digests[..1]));
     assert_eq!(check(&items).unwrap_err().reason, Reason::EventLog);
     assert_eq!(check(&items[1..]).unwrap_err().reason, Reason::EventLog);

@@ -95,14 +95,20 @@ fn every_rule_has_a_case() {
         ("tdx.measurement", none(), |spec| spec.report.mrtd[0] ^= 1),
         (
             "tdx.advisories",
+            "statuses = [\"UpToDate\", \"OutOfDate\"]\nallow_advisories = false".to_owned(),
+            |spec| spec.report.tee_tcb_svn[2] = 3,
+        ),
+        (
+            "tdx.advisories",
             "statuses = [\"UpToDate\", \"OutOfDate\"]\n\
              advisories = [{ id = \"none\", until = \"2099-01-01T00:00:00Z\" }]"
                 .to_owned(),
             |spec| spec.report.tee_tcb_svn[2] = 3,
         ),
     ];
-    // Tested with a challenge and with a signed list: attestation/tests/appraisal.rs.
-    let mut seen = vec!["tdx.report-data", "tdx.generation"];
+    // Tested with a challenge and with a signed list, attestation/tests/appraisal.rs,
+    // and with a log, tdx.rs.
+    let mut seen = vec!["tdx.report-data", "tdx.generation", "tdx.event-log"];
     for (rule, policy, change) in cases {
         let mut spec = spec(BodyKind::Td15Ex);
         change(&mut spec);

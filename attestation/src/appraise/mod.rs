@@ -141,6 +141,7 @@ pub fn appraise<'a>(
     if let Some(tdx) = claims.tdx() {
         generation::tdx(tdx, policy, now, &mut findings);
         tdx::appraise(tdx, policy.tdx(), references, challenge, now, &mut findings);
+        tdx::event_log(claims.event_log(), policy.tdx(), &mut findings);
     }
     if let Some(host) = claims.host() {
         host::appraise(host, policy.host(), references, report_data, now, &mut findings);
@@ -254,17 +255,20 @@ impl Findings {
             return;
         }
         self.hardware = Hardware::Genuine;
+        // A host that may debug can change all that was measured: its own word
+        // is then the only one.
+        if cpu.debug {
+            return;
+        }
+        self.tee = true;
         if cpu.fresh {
             self.proved.insert(Property::AttestedFresh);
         }
         self.proved.insert(Property::OwnKernel);
         self.proved.insert(Property::HardwareVirtualization);
         self.proved.insert(Property::DeviceIsolation);
-        if !cpu.debug {
-            self.tee = true;
-            self.proved.insert(Property::DebugOff);
-            self.proved.insert(Property::OperatorExcluded);
-        }
+        self.proved.insert(Property::DebugOff);
+        self.proved.insert(Property::OperatorExcluded);
         cpu.image_properties.iter().filter(|p| enforceable(*p)).for_each(|p| self.proved.insert(p));
     }
 
@@ -435,5 +439,37 @@ impl Appraisal {
             (Hardware::None, Some(host)) => format!("{}, claimed by host {host}", self.boundary),
             (Hardware::None, None) => format!("{}, nothing shown", self.boundary),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boundary::Risk;
+
+    fn judged(debug: bool) -> Appraisal {
+        let mut findings = Findings::new();
+        let mediated: Properties = [Property::Mediated].into_iter().collect();
+        let cpu = CpuFindings {
+            measurement: vec![1; 48],
+            fresh: true,
+            debug,
+            image_properties: mediated,
+        };
+        let anchor = Anchor { label: "a vendor".to_owned(), kind: AnchorKind::Hardware };
+        findings.cpu(&anchor, cpu);
+        findings.into_appraisal(&Policy::default(), UnixTime(0))
+    }
+
+    /// Whatever the policy allows: it says which rules may fail, not what is proved.
+    #[test]
+    fn a_guest_that_may_be_debugged_proves_nothing() {
+        let sound = judged(false);
+        assert_eq!(sound.boundary(), Boundary::Tee);
+        assert!(sound.affirmed(Risk::Medium).is_ok());
+        let open = judged(true);
+        assert_eq!((open.boundary(), open.hardware()), (Boundary::SameHost, Hardware::Genuine));
+        assert_eq!(*open.properties(), Properties::default());
+        assert!(open.affirmed(Risk::Medium).is_err() && open.affirmed(Risk::High).is_err());
     }
 }

@@ -2,6 +2,7 @@
 //! report body) and on its TCB status (Intel DCAP Quote Verification Library).
 
 use super::{Challenge, CpuFindings, Findings};
+use crate::eventlog::EventLogClaims;
 use crate::policy::{HexBytes, TdxPolicy};
 use crate::reference::ReferenceValues;
 use crate::tdx::{TcbStatus, TdAttributes, TdReport, TdxClaims};
@@ -117,16 +118,17 @@ fn describe(claims: &TdxClaims) -> String {
 
 fn advisories(claims: &TdxClaims, policy: &TdxPolicy, now: UnixTime, findings: &mut Findings) {
     let actual = list(&claims.tcb.advisories);
-    if policy.advisories.is_empty() {
+    if policy.allow_advisories && policy.advisories.is_empty() {
         return findings.checks.not_asked("tdx.advisories", actual);
     }
     let excused = |id: &String| policy.advisories.iter().any(|a| a.id == *id && now < a.until);
     let graces: Vec<_> =
         policy.advisories.iter().map(|a| format!("{} until {}", a.id, a.until)).collect();
+    let but = if graces.is_empty() { String::new() } else { format!(" but {}", graces.join(", ")) };
     findings.checks.compare(
         "tdx.advisories",
         claims.tcb.advisories.iter().all(excused),
-        format!("none but {}", graces.join(", ")),
+        format!("none{but}"),
         actual,
         "install the updates of the other advisories",
     );
@@ -289,6 +291,23 @@ fn identity(claims: &TdxClaims, policy: &TdxPolicy, findings: &mut Findings) {
     one_of(findings, "tdx.mrconfigid", &policy.mrconfigids, &report.mrconfigid);
     one_of(findings, "tdx.mrowner", &policy.mrowners, &report.mrowner);
     one_of(findings, "tdx.mrownerconfig", &policy.mrownerconfigs, &report.mrownerconfig);
+}
+
+/// What was loaded after MRTD, event by event. A log that does not replay to the
+/// quote's registers never comes this far.
+pub(super) fn event_log(log: Option<&EventLogClaims>, policy: &TdxPolicy, findings: &mut Findings) {
+    let Some(log) = log else {
+        if !policy.require_event_log {
+            return findings.checks.not_asked("tdx.event-log", "none");
+        }
+        let hint = "send the CCEL event log with the quote";
+        let expected = "a log that replays to the RTMRs";
+        return findings.checks.compare("tdx.event-log", false, expected, "none", hint);
+    };
+    let into = |rtmr| log.events.iter().filter(|event| event.rtmr == Some(rtmr)).count();
+    let counts: Vec<_> = (0..4).map(|rtmr| format!("{} in RTMR{rtmr}", into(rtmr))).collect();
+    let actual = format!("events that replay: {}", counts.join(", "));
+    findings.checks.compare("tdx.event-log", true, "a log that replays to the RTMRs", actual, "");
 }
 
 fn measured(

@@ -29,8 +29,11 @@ pub struct TdxPolicy {
     pub min_pcesvn: u16,
     /// The lowest ISVSVN of the quoting enclave. Default 0.
     pub min_qe_isvsvn: u16,
-    /// The advisories that may apply, each until a date; empty: any that the
-    /// accepted status brings with it.
+    /// Accept whatever advisories an accepted status brings with it, as long as
+    /// `advisories` names none. Default true.
+    pub allow_advisories: bool,
+    /// The advisories that may apply, each until a date, and no others; empty: as
+    /// `allow_advisories` says.
     pub advisories: Vec<AdvisoryGrace>,
     /// The one partition of a TD whose report is accepted: 0 is the TD itself, or
     /// its L1, which sees into the others, 1 to 3. Default 0, and then a report
@@ -60,6 +63,8 @@ pub struct TdxPolicy {
     pub allow_cached_keys: bool,
     /// Accept a platform with hyper-threading. Default true.
     pub allow_smt: bool,
+    /// Ask for an event log that replays to the RTMRs. Default false.
+    pub require_event_log: bool,
     /// The lowest tcbEvaluationDataNumber of the collateral. Default 0.
     pub min_tcb_evaluation_data_number: u32,
     /// How old TCB info, QE identity and PCK CRL may be; none: until they expire.
@@ -111,6 +116,7 @@ impl Default for TdxPolicy {
             min_sgx_components: None,
             min_pcesvn: 0,
             min_qe_isvsvn: 0,
+            allow_advisories: true,
             advisories: vec![],
             vmid: 0,
             allow_debug: false,
@@ -123,6 +129,7 @@ impl Default for TdxPolicy {
             allow_dynamic_platform: true,
             allow_cached_keys: true,
             allow_smt: true,
+            require_event_log: false,
             min_tcb_evaluation_data_number: 0,
             max_collateral_age_days: None,
             fmspcs: vec![],

@@ -332,13 +332,20 @@ pub(crate) fn verify_item(
         kept.sent.iter().try_for_each(|crl| crl.check_current(now))?;
         return Ok(claims);
     }
-    let (mut certificates, crls) = supporting(&item.endorsements)?;
-    let (more_certificates, mut more_crls) = supporting(&endorsements.items)?;
+    let (mut certificates, crls) = supporting(&item.endorsements, None)?;
+    // What the caller keeps may be of other machines altogether. It is named
+    // where the chain does not hold without it.
+    let mut unread = None;
+    let (more_certificates, mut more_crls) = supporting(&endorsements.items, Some(&mut unread))?;
     certificates.extend(more_certificates);
     let (veks, supplied): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_vek);
-    let vek = pick_vek(&report, veks)?;
     more_crls.extend(crls.iter().cloned());
-    let prepared = PreparedVek::new(vek, &supplied, &more_crls, anchors, now)?;
+    let prepared = pick_vek(&report, veks)
+        .and_then(|vek| PreparedVek::new(vek, &supplied, &more_crls, anchors, now))
+        .map_err(|error| match (error.reason, unread) {
+            (Reason::CertMissing | Reason::Chain, Some(unread)) => unread,
+            _ => error,
+        })?;
     let claims = prepared.check_report(report, &item.evidence)?;
     // The caller keeps lists of many issuers; the attester sends its own root's.
     for crl in &crls {
@@ -385,9 +392,12 @@ fn pick_vek(report: &Report, mut veks: Vec<Certificate>) -> Result<Certificate, 
     Ok(veks.swap_remove(at))
 }
 
-/// Every certificate and revocation list among `endorsements`.
+/// Every certificate and revocation list among `endorsements`. Certificates that
+/// cannot be read are an error or, where there is a place for it, are passed over;
+/// lists never are.
 fn supporting(
     endorsements: &[(EndorsementKind, Vec<u8>)],
+    mut unread: Option<&mut Option<VerifyError>>,
 ) -> Result<(Vec<Certificate>, Vec<Crl>), VerifyError> {
     let mut certificates = Vec::new();
     let mut crls = Vec::new();
@@ -399,7 +409,11 @@ fn supporting(
                 crls.extend(table.crls);
             }
             EndorsementKind::CertificateChain => {
-                certificates.extend(der_or_pem(bytes, PemLimits::CHAIN)?);
+                match (der_or_pem(bytes, PemLimits::CHAIN), &mut unread) {
+                    (Ok(more), _) => certificates.extend(more),
+                    (Err(error), Some(unread)) => _ = unread.get_or_insert(error),
+                    (Err(error), None) => return Err(error),
+                }
             }
             EndorsementKind::Crl => crls.extend(crls_der_or_pem(bytes)?),
             _ => {}

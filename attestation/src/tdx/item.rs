@@ -114,13 +114,19 @@ fn is_unfit(error: &VerifyError) -> bool {
     of_the_set || is_of_another(error)
 }
 
-/// Keeps why a set is of no use, the reason that says more: that a set is of
-/// another platform says little. A revocation is never passed over.
+/// Keeps why a set is of no use, the reason that says more. A revocation is never
+/// passed over.
 fn note(unfit: &mut Option<VerifyError>, error: VerifyError) -> Result<(), VerifyError> {
     if error.reason == Reason::Revoked {
         return Err(error);
     }
-    if unfit.as_ref().is_none_or(|known| is_of_another(known) && !is_of_another(&error)) {
+    // That a set is of another platform says little, of another TEE a bit more.
+    let says = |error: &VerifyError| match error.reason {
+        _ if is_of_another(error) => 0,
+        Reason::CollateralKind => 1,
+        _ => 2,
+    };
+    if unfit.as_ref().is_none_or(|known| says(known) < says(&error)) {
         *unfit = Some(error);
     }
     Ok(())

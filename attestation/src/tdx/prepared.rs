@@ -321,7 +321,9 @@ fn check_kind(
     if kind.id == id && versions.contains(&kind.version) {
         return Ok(());
     }
-    let expected = format!("id {id}, version {} to {}", versions.start(), versions.end());
+    let (first, last) = (versions.start(), versions.end());
+    let to = if first == last { String::new() } else { format!(" to {last}") };
+    let expected = format!("id {id}, version {first}{to}");
     let actual = format!("id {}, version {}", kind.id, kind.version);
     Err(VerifyError::new(Reason::CollateralKind, what, expected, actual))
 }

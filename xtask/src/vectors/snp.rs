@@ -218,9 +218,13 @@ fn synthetic(case: &Path, anchors: &TrustAnchors) -> anyhow::Result<String> {
 
 /// Whether a case is about its own signing CA: then none that is known helps it.
 fn brings_ca(case: &Path) -> bool {
-    const NAMES: [&str; 6] =
-        ["ask.der", "ask.pem", "asvk.der", "asvk.pem", "cert_chain.pem", "chain.pem"];
-    NAMES.iter().any(|name| case.join(name).exists())
+    let is_ca = |certificate: &Certificate| {
+        !["SEV-VCEK", "SEV-VLEK"].contains(&certificate.subject().common_name.as_str())
+    };
+    let chain = ["cert_chain.pem", "chain.pem"].iter().find_map(|name| file(case, name).ok());
+    let chain = chain.and_then(|pem| der_or_pem(&pem, PemLimits::CHAIN).ok()).unwrap_or_default();
+    let named = ["ask.der", "ask.pem", "asvk.der", "asvk.pem"];
+    chain.iter().any(is_ca) || named.iter().any(|name| case.join(name).exists())
 }
 
 /// The roots alone.

@@ -20,6 +20,23 @@ impl Default for Search {
     }
 }
 
+impl Search {
+    /// Looks beyond `expected` virtual CPUs too; of what no monitor has, not.
+    fn at_least(self, expected: u32) -> Self {
+        let enough = expected.min(MAX_SEARCHED_VCPUS).saturating_add(MORE_VCPUS);
+        Self { max_vcpus: self.max_vcpus.max(enough) }
+    }
+
+    /// What is left where no launch gives the digest.
+    fn in_vain(self, inputs: &str) -> String {
+        format!(
+            "no launch that was tried gives the digest: {inputs} is another one, or there are more \
+             than {} virtual CPUs, or SEV_FEATURES or a CPU model that are not tried",
+            self.max_vcpus
+        )
+    }
+}
+
 /// One way to launch that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variant {
@@ -74,21 +91,28 @@ pub fn cpu_signature_of(name: &str) -> Option<u32> {
 
 /// SEV_FEATURES beside SNPActive that hosts are known to set (AMD APM volume 2,
 /// table B-4): vTOM, restricted and alternate injection, DebugSwap, SNPBTBIsolation,
-/// SecureTSC. Every combination is tried.
+/// SecureTSC. Every combination is tried, alone and with one of `RARE_FEATURES`.
 const FEATURES: [u64; 6] = [0x2, 0x8, 0x10, 0x20, 0x80, 0x200];
+/// ReflectVC, PreventHostIBS, VmplSSS.
+const RARE_FEATURES: [u64; 3] = [0x4, 0x40, 0x100];
 const SNP_ACTIVE: u64 = 1;
+/// The most that KVM gives a guest.
+const MAX_SEARCHED_VCPUS: u32 = 4096;
+/// How many more virtual CPUs than expected are tried, whatever the search says.
+const MORE_VCPUS: u32 = 16;
 /// Sizes of the variable store in builds of OVMF, in bytes.
 const VARS_BYTES: [u32; 4] = [0, 0x2_0000, 0x4_0000, 0x8_4000];
 
 /// Looks for launches of the same inputs that give `observed`.
 ///
 /// The image and the kernel cannot be guessed: no match means that one of
-/// them differs, or that the machine was launched in a way not known here.
+/// them differs, or that the machine was launched in a way not tried here.
 pub fn explain(
     expected: &Launch<'_>,
     observed: &[u8; 48],
     search: Search,
 ) -> Result<Explanation, MeasureError> {
+    let search = search.at_least(expected.vcpus);
     let mut matches = Vec::new();
     let mut tried = 0_usize;
     for launch in prefixes(expected) {
@@ -110,11 +134,7 @@ pub fn explain(
     }
     let differences = match matches.first() {
         Some(found) => differences(expected, found),
-        None => vec![
-            "no known variant of these inputs gives the digest: the firmware, the kernel, the \
-             initrd or the command line is another one"
-                .to_owned(),
-        ],
+        None => vec![search.in_vain("the firmware, the kernel, the initrd or the command line")],
     };
     Ok(Explanation { matches, tried, differences })
 }
@@ -127,6 +147,7 @@ pub fn explain_svsm(
     search: Search,
 ) -> Result<Explanation, MeasureError> {
     let vcpu = Vcpu { vmm: Vmm::Qemu, signature: expected.signature, features: SNP_ACTIVE };
+    let search = search.at_least(expected.vcpus);
     let mut sizes = vec![expected.vars_bytes];
     sizes.extend(VARS_BYTES.into_iter().filter(|size| *size != expected.vars_bytes));
     let (mut matches, mut tried) = (Vec::new(), 0_usize);
@@ -161,11 +182,7 @@ pub fn explain_svsm(
     let mut without = explain(&plain, observed, search)?;
     without.tried = without.tried.saturating_add(tried);
     if without.matches.is_empty() {
-        without.differences = vec![
-            "no known variant of these inputs gives the digest: the firmware or the SVSM is \
-             another one"
-                .to_owned(),
-        ];
+        without.differences = vec![search.in_vain("the firmware or the SVSM")];
     } else {
         without.differences.insert(0, "SVSM: expected one, launched without".to_owned());
     }
@@ -228,6 +245,8 @@ fn features(base: Vcpu) -> Vec<u64> {
         let with: Vec<u64> = sets.iter().map(|set| set | feature).collect();
         sets.extend(with);
     }
+    let plain = sets.clone();
+    sets.extend(RARE_FEATURES.iter().flat_map(|rare| plain.iter().map(move |set| set | rare)));
     sets.retain(|set| *set != base.features);
     sets.insert(0, base.features);
     sets
