@@ -445,6 +445,7 @@ fn lists_outside_the_profile_are_refused() {
         (CrlFault::Version3, Reason::CrlMalformed),
         (CrlFault::NumberTwice, Reason::CrlMalformed),
         (CrlFault::NegativeNumber, Reason::CrlMalformed),
+        (CrlFault::UnreadableNumber, Reason::CrlMalformed),
         (CrlFault::Pkcs1, Reason::CrlSignature),
     ] {
         let list = bench().vcek.crl_of(&CrlSpec { fault: Some(fault), ..plain_list() }).unwrap();
@@ -455,6 +456,29 @@ fn lists_outside_the_profile_are_refused() {
         let judged = verify(&evidence, &bench().anchors, &Endorsements { items }, NOW);
         assert_eq!(judged.unwrap_err().reason, reason, "{fault:?}, supplied");
     }
+}
+
+/// A verifier keeps certificates of many machines: one that it cannot read takes
+/// nothing from the others, and is named where it is missed. Sent, it is refused.
+#[test]
+fn what_a_verifier_keeps_beside_does_not_hide_what_fits() {
+    let bench = bench();
+    let report = bench.vcek.report(&[1; 64], &[2; 48]).unwrap();
+    let chain = |der: &[u8]| (EndorsementKind::CertificateChain, der.to_vec());
+    let judged = |items: Vec<_>| {
+        let evidence = Evidence { items: vec![item(&report, &[])] };
+        verify(&evidence, &bench.anchors, &Endorsements { items }, NOW)
+            .map(|_| ())
+            .map_err(|error| error.reason)
+    };
+    let (large, no_certificate) = (chain(&[0x30; 5000]), chain(b"no certificate"));
+    assert_eq!(judged(vec![large.clone(), chain(bench.vcek.vek_der())]), Ok(()));
+    assert_eq!(judged(vec![large]), Err(Reason::Limit));
+    assert_eq!(judged(vec![no_certificate]), Err(Reason::CertMalformed));
+    assert_eq!(judged(vec![]), Err(Reason::CertMissing));
+    let mut sent = changed(&bench.vcek, |_| {});
+    sent.endorsements.push(chain(b"no certificate"));
+    assert_eq!(run(vec![sent]).unwrap_err().reason, Reason::CertMalformed);
 }
 
 /// Numbers of 20 octets are read whole (RFC 5280 5.2.3), longer ones not at all.

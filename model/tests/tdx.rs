@@ -321,6 +321,7 @@ fn of_several_sets_the_newest_that_fits_judges() {
     let good = || set(|_| ());
     let stale = || set(|spec| spec.next_update = at("2026-06-02T00:00:00Z"));
     let other = || set(|spec| spec.fmspc[0] ^= 1);
+    let of_sgx = || set(|spec| "SGX".clone_into(&mut spec.tcb_info_id));
     let newer = || {
         set(|spec| {
             spec.evaluation_number += 1;
@@ -364,6 +365,10 @@ fn of_several_sets_the_newest_that_fits_judges() {
     for both in [vec![good(), newer()], vec![newer(), good()]] {
         assert_eq!(judged(both), Ok(TcbStatus::SwHardeningNeeded));
     }
+    for both in [vec![of_sgx(), stale()], vec![stale(), of_sgx()]] {
+        assert_eq!(judged(both), Err(Reason::CollateralStale));
+    }
+    assert_eq!(judged(vec![other(), of_sgx()]), Err(Reason::CollateralKind));
     assert_eq!(judged(vec![other(), stale()]), Err(Reason::CollateralStale));
     assert_eq!(judged(vec![stale(), other()]), Err(Reason::CollateralStale));
     assert_eq!(judged(vec![other(), broken()]), Err(Reason::CollateralMalformed));

@@ -184,6 +184,8 @@ pub enum CrlFault {
     NumberTwice,
     /// A number below zero.
     NegativeNumber,
+    /// A number that is no INTEGER.
+    UnreadableNumber,
     /// Signed as PKCS #1 1.5 has it.
     Pkcs1,
 }
@@ -198,9 +200,10 @@ pub(super) fn crl(issuer: &Issuer<'_>, spec: &CrlSpec<'_>) -> Result<Vec<u8>, Mo
         .flat_map(|serial| der::sequence(&[&der::integer(serial), &made]))
         .collect();
     let entries = if entries.is_empty() { vec![] } else { der::element(0x30, &entries) };
-    let number = match is(CrlFault::NegativeNumber) {
-        true => der::element(0x02, &[0xff]),
-        false => der::integer(spec.number),
+    let number = match spec.fault {
+        Some(CrlFault::NegativeNumber) => der::element(0x02, &[0xff]),
+        Some(CrlFault::UnreadableNumber) => der::octets(spec.number),
+        _ => der::integer(spec.number),
     };
     let number = der::sequence(&[&der::oid("2.5.29.20"), &der::octets(&number)]);
     let extensions = number.repeat(if is(CrlFault::NumberTwice) { 2 } else { 1 });
