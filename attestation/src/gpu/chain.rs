@@ -9,7 +9,7 @@ use crate::anchors::Anchor;
 use crate::crypto::{KeyKind, Scheme};
 use crate::error::VerifyError;
 use crate::time::UnixTime;
-use crate::x509::{BASIC_CONSTRAINTS, Certificate, KEY_USAGE};
+use crate::x509::{BASIC_CONSTRAINTS, Certificate, KEY_USAGE, KeyUsage};
 
 use super::code::{Code, Finding};
 use super::memo::{Link, Memo};
@@ -186,11 +186,8 @@ fn check_path_length(issuer: &Certificate, below: usize) -> Result<(), VerifyErr
 
 /// Checks that a leaf is for signatures and is no authority.
 fn leaf_may_sign(leaf: &Certificate) -> Result<(), VerifyError> {
-    let signs = match leaf.extension(KEY_USAGE) {
-        // BIT STRING; digitalSignature is bit 0, counted from the top.
-        Some([3, 2 | 3, 0..=7, bits, ..]) => bits & 0x80 != 0,
-        _ => false,
-    };
+    let signs = leaf.extension(KEY_USAGE).is_some()
+        && leaf.check_key_usage(KeyUsage::DigitalSignature).is_ok();
     // No basicConstraints, or an empty SEQUENCE: cA is FALSE by default.
     let plain = matches!(leaf.extension(BASIC_CONSTRAINTS), None | Some([0x30, 0]));
     if signs && plain {

@@ -269,10 +269,9 @@ fn check_form(list: &CertificateRevocationList<'_>) -> Result<(), VerifyError> {
         let actual = version.map_or_else(|| "none".to_owned(), |v| v.saturating_add(1).to_string());
         return Err(malformed("version 2", format!("version {actual}")));
     }
-    let mut oids: Vec<_> = list.extensions().iter().map(|e| e.oid.to_id_string()).collect();
-    oids.sort_unstable();
-    if let Some(twice) = oids.windows(2).find(|pair| pair.first() == pair.last()) {
-        return Err(malformed("each extension once", format!("{} twice", twice.concat())));
+    let oids: Vec<_> = list.extensions().iter().map(|e| e.oid.to_id_string()).collect();
+    if let Some(oid) = super::named_twice(oids) {
+        return Err(malformed("each extension once", format!("{oid} twice")));
     }
     let number = list.extensions().iter().find(|e| e.oid.to_id_string() == CRL_NUMBER);
     match (number, list.crl_number()) {

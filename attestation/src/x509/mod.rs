@@ -312,17 +312,21 @@ fn reason_of<E: core::fmt::Debug>(error: &x509_parser::nom::Err<E>) -> String {
 }
 
 fn refuse_duplicates(extensions: &[Extension]) -> Result<(), VerifyError> {
-    let mut oids: Vec<_> = extensions.iter().map(|e| e.oid.as_str()).collect();
-    oids.sort_unstable();
-    match oids.windows(2).find(|pair| pair.first() == pair.last()) {
+    match named_twice(extensions.iter().map(|e| e.oid.as_str()).collect()) {
         None => Ok(()),
-        Some(pair) => Err(VerifyError::new(
+        Some(oid) => Err(VerifyError::new(
             Reason::CertExtension,
             "extensions",
             "each once",
-            format!("{} twice", pair.first().copied().unwrap_or_default()),
+            format!("{oid} twice"),
         )),
     }
+}
+
+fn named_twice<T: Ord>(mut oids: Vec<T>) -> Option<T> {
+    oids.sort_unstable();
+    let at = oids.windows(2).position(|pair| pair.first() == pair.last())?;
+    Some(oids.swap_remove(at))
 }
 
 fn extension(from: &x509_parser::extensions::X509Extension<'_>) -> Extension {
