@@ -35,8 +35,9 @@ pub(super) fn names_one_algorithm(der: &[u8], tbs: &[u8]) -> bool {
 }
 
 /// Whether every number, truth value and time in `bytes` has the one form that
-/// DER gives it (X.690 8.3.2, 11.1), times in seconds and Z: what was read loosely could mean something else to another reader. Extensions' contents are
-/// octets here.
+/// DER gives it (X.690 8.3.2, 11.1), times in seconds and Z: what was read loosely
+/// could mean something else to another reader. Extensions' contents are octets
+/// here.
 pub(super) fn is_strict(bytes: &[u8]) -> bool {
     let mut open = vec![bytes];
     while let Some(rest) = open.pop() {
