@@ -9,10 +9,12 @@ mod doctor;
 mod gateway;
 mod grant;
 mod image;
+mod input;
 mod log;
 mod machine;
 mod measure;
 mod operator;
+mod output;
 mod receipt;
 mod revoke;
 mod run;
@@ -87,7 +89,7 @@ enum Verb {
     Witness(witness::Verb),
     /// Judges evidence offline: SNP reports, TDX quotes, envelopes, bundles.
     Verify(verify::Arguments),
-    /// Computes what a launch must measure to, and explains a digest that differs.
+    /// Computes what a launch must measure to, and says how an observed digest differs.
     #[command(subcommand)]
     Measure(measure::Verb),
     /// The proof of one call.
@@ -127,7 +129,11 @@ fn main() -> ExitCode {
     if let Some(code) = casemate_gateway::confine_if_asked(word.as_deref()) {
         return code;
     }
-    let answer = match Cli::parse().verb {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
+    let answer = match cli.verb {
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments),
         Verb::Image(verb) => image::run(&verb),
@@ -149,15 +155,36 @@ fn main() -> ExitCode {
         Verb::Measure(verb) => measure::run(&verb),
         Verb::Receipt(verb) => receipt::run(&verb),
     };
+    exit_code(&answer)
+}
+
+fn exit_code(answer: &anyhow::Result<Answer>) -> ExitCode {
     match answer {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
         Ok(Answer::Unknown) => ExitCode::from(2),
         Err(error) => {
-            eprintln!("casemate: {}", table::plain(&format!("{error:#}")));
-            ExitCode::from(if is_refusal(&error) { 1 } else { 2 })
+            output::complain(&output::reason(error));
+            ExitCode::from(if is_refusal(error) { 1 } else { 2 })
         }
     }
+}
+
+/// Arguments that do not read, or a call for help. Where `--json` is among them, the verbs
+/// that promise one object whatever happens keep the promise.
+fn misused(error: &clap::Error) -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let promised = words.first().is_some_and(|verb| verb == "verify" || verb == "measure");
+    if !error.use_stderr() || !promised || !words.iter().any(|word| word == "--json") {
+        error.exit();
+    }
+    drop(error.print());
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    // What follows is for people: how it is used, and where there is help.
+    let text = text.split("\n\nUsage:").next().unwrap_or_default();
+    let reason = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    exit_code(&output::Said::input(&reason).write())
 }
 
 /// Whether an error is a clear no, and not a failure to find out.

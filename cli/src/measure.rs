@@ -5,19 +5,23 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use casemate_attestation::eventlog::EventLog;
+use anyhow::{Context, anyhow, bail, ensure};
+use casemate_attestation::eventlog::{EventLog, MAX_LOG_BYTES};
 use casemate_attestation::measure::MeasureError;
-use casemate_attestation::measure::ovmf::Ovmf;
+use casemate_attestation::measure::ovmf::{MAX_FIRMWARE_BYTES, Ovmf};
 use casemate_attestation::measure::snp::{
-    Explanation, KernelHashes, Launch, Search, SvsmLaunch, Vcpu, Vmm, cpu_signature,
-    cpu_signature_of, explain, explain_svsm, launch_digest, svsm_launch_digest,
+    BSP_EIP, Explanation, KernelHashes, Launch, LaunchDigest, Search, SvsmLaunch, Variant, Vcpu,
+    Vmm, cpu_signature, cpu_signature_of, explain, explain_svsm, launch_digest, svsm_launch_digest,
+    vmsa,
 };
 use casemate_attestation::measure::tdx::{self, Tdvf};
 use casemate_image::Image;
-use clap::{Args, Subcommand};
+use casemate_image::launch::{CPU, MAX_VCPUS};
+use clap::{ArgGroup, Args, Subcommand};
 
-use crate::Answer;
+use crate::output::{Said, complain, reason};
+use crate::table::line;
+use crate::{Answer, input};
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -28,6 +32,9 @@ pub(crate) enum Verb {
         /// Virtual CPUs.
         #[arg(long, default_value_t = 1)]
         vcpus: u32,
+        /// An observed digest: say whether another number of CPUs gives it.
+        #[arg(long, value_name = "HEX")]
+        observed: Option<String>,
         /// The result as JSON, version 1 (docs/formats/measurement.md).
         #[arg(long)]
         json: bool,
@@ -51,13 +58,17 @@ pub(crate) enum Verb {
 }
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("source").required(true).args(["log", "digests"])))]
 pub(crate) struct Rtmr {
     /// The event log (CCEL): all four registers.
-    #[arg(long, value_name = "FILE", required_unless_present = "digests")]
+    #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// SHA-384 digests in the order in which they are extended: one register.
-    #[arg(long, value_name = "HEX", value_delimiter = ',', conflicts_with = "log")]
+    #[arg(long, value_name = "HEX", value_delimiter = ',')]
     digests: Vec<String>,
+    /// The observed registers, four beside a log and one beside digests: say which differ.
+    #[arg(long, value_name = "HEX", value_delimiter = ',')]
+    observed: Vec<String>,
     /// The result as JSON, version 1 (docs/formats/measurement.md).
     #[arg(long)]
     json: bool,
@@ -75,10 +86,12 @@ pub(crate) struct Snp {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
     /// The command line that goes with the kernel.
-    #[arg(long, default_value = "", value_name = "TEXT")]
-    cmdline: String,
-    /// The COCONUT SVSM image that QEMU starts above the firmware.
-    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    cmdline: Option<String>,
+    /// The COCONUT SVSM image that QEMU starts above the firmware; its CPUs have no other
+    /// features than SNPActive.
+    #[arg(long, value_name = "FILE",
+          conflicts_with_all = ["kernel", "initrd", "cmdline", "vmm", "features"])]
     svsm: Option<PathBuf>,
     /// The size of the firmware's variable store, which lies below it.
     #[arg(long, default_value_t = 0, value_name = "BYTES", requires = "svsm")]
@@ -87,10 +100,10 @@ pub(crate) struct Snp {
     #[arg(long, default_value = "qemu", value_name = "NAME")]
     vmm: String,
     /// The CPU model by QEMU's name, as in EPYC-Milan, or its family, model and
-    /// stepping, as in 25,1,1.
+    /// stepping, as in 25,1,1. Only with QEMU does it count.
     #[arg(long, default_value = "EPYC-Milan", value_name = "NAME")]
     cpu: String,
-    /// SEV_FEATURES of the virtual CPUs, in hex.
+    /// SEV_FEATURES of the virtual CPUs, in hex; bit 0, SNPActive, is every SNP guest's.
     #[arg(long, default_value = "1", value_name = "HEX")]
     features: String,
     /// Virtual CPUs.
@@ -110,17 +123,20 @@ pub(crate) fn run(verb: &Verb) -> anyhow::Result<Answer> {
         Verb::Snp(arguments) => arguments.json,
         Verb::Rtmr(arguments) => arguments.json,
     };
-    match measure(verb) {
-        Err(error) if json => Ok(crate::verify::unknown(&error)),
-        outcome => outcome,
-    }
+    let said = match measure(verb) {
+        Err(error) if json => {
+            complain(&reason(&error));
+            Said::input(&reason(&error))
+        }
+        outcome => outcome?,
+    };
+    said.write()
 }
 
-fn measure(verb: &Verb) -> anyhow::Result<Answer> {
+fn measure(verb: &Verb) -> anyhow::Result<Said> {
     match verb {
-        Verb::Image { folder, vcpus, json } => {
-            let digest = Image::read(folder)?.files().snp_measurement(*vcpus)?;
-            report::launch(&digest, None, *json)
+        Verb::Image { folder, vcpus, observed, json } => {
+            image(folder, *vcpus, observed.as_deref(), *json)
         }
         Verb::Snp(arguments) => snp(arguments),
         Verb::Tdx { firmware, observed, json } => tdx(firmware, observed.as_deref(), *json),
@@ -128,67 +144,118 @@ fn measure(verb: &Verb) -> anyhow::Result<Answer> {
     }
 }
 
-fn snp(arguments: &Snp) -> anyhow::Result<Answer> {
-    let firmware = read(&arguments.firmware)?;
-    if let Some(svsm) = &arguments.svsm {
-        return snp_svsm(arguments, &firmware, &read(svsm)?);
+fn image(folder: &Path, vcpus: u32, observed: Option<&str>, json: bool) -> anyhow::Result<Said> {
+    let observed = observed.map(|text| digest_of("--observed", text)).transpose()?;
+    // Its errors name the folder as it came.
+    let image = Image::read(folder).map_err(|error| anyhow!(line(&error.to_string())))?;
+    let digest = image.files().snp_measurement(vcpus)?;
+    let found = match observed {
+        Some(observed) if observed != digest => {
+            Some(explain_image(image.files().snp_measurement(1)?, vcpus, &observed))
+        }
+        _ => None,
+    };
+    let observed = observed.as_ref().map(|observed| (observed, found.as_ref()));
+    Ok(report::launch(&digest, observed, json))
+}
+
+/// Looks for the number of CPUs with which the image measures to `observed`: `one` is the
+/// digest with one, and each CPU more is measured after the others.
+fn explain_image(one: [u8; 48], vcpus: u32, observed: &[u8; 48]) -> Explanation {
+    let (family, model, stepping) = CPU;
+    let signature = cpu_signature(family, model, stepping);
+    let vcpu = Vcpu { vmm: Vmm::Qemu, signature, features: SNP_ACTIVE };
+    let page = vmsa(&vcpu, BSP_EIP);
+    let mut digest = LaunchDigest::resume(one);
+    let mut matches = Vec::new();
+    for count in 1..=MAX_VCPUS {
+        if digest.finish() == *observed {
+            matches.push(Variant {
+                vcpu,
+                cpu: format!("{signature:#x}"),
+                vcpus: count,
+                kernel_hashes: true,
+                svsm_vars_bytes: None,
+            });
+        }
+        digest.vmsa(&page);
+    }
+    let difference = match matches.first() {
+        Some(found) => format!("virtual CPUs: expected {vcpus}, launched with {}", found.vcpus),
+        None => "no number of virtual CPUs gives the digest: the kernel, the initrd or the \
+                 command line is another one, or the machine is none of ours"
+            .to_owned(),
+    };
+    let tried = usize::try_from(MAX_VCPUS).unwrap_or_default();
+    Explanation { matches, tried, differences: vec![difference] }
+}
+
+fn snp(arguments: &Snp) -> anyhow::Result<Said> {
+    let observed =
+        arguments.observed.as_deref().map(|text| digest_of("--observed", text)).transpose()?;
+    let vcpu = vcpu(arguments)?;
+    let firmware = firmware(&arguments.firmware)?;
+    let search = Search::default();
+    if let Some(path) = &arguments.svsm {
+        let svsm = self::firmware(path)?;
+        let launch = SvsmLaunch {
+            ovmf: Ovmf::parse(&firmware)?,
+            vars_bytes: arguments.vars_bytes,
+            svsm: Ovmf::parse(&svsm)?,
+            signature: vcpu.signature,
+            vcpus: arguments.vcpus,
+        };
+        let digest = svsm_launch_digest(&launch)?;
+        let explain = |observed: &[u8; 48]| explain_svsm(&launch, observed, search);
+        return compare(arguments, digest, observed, explain);
     }
     let launch = Launch {
         ovmf: Ovmf::parse(&firmware)?,
         ovmf_digest: None,
         kernel: kernel(arguments)?,
-        vcpu: vcpu(arguments)?,
+        vcpu,
         vcpus: arguments.vcpus,
     };
     let digest = launch_digest(&launch)?;
-    let search = Search::default();
-    compare(arguments, digest, |observed| explain(&launch, observed, search))
+    compare(arguments, digest, observed, |observed| explain(&launch, observed, search))
 }
 
-fn snp_svsm(arguments: &Snp, firmware: &[u8], svsm: &[u8]) -> anyhow::Result<Answer> {
-    let launch = SvsmLaunch {
-        ovmf: Ovmf::parse(firmware)?,
-        vars_bytes: arguments.vars_bytes,
-        svsm: Ovmf::parse(svsm)?,
-        signature: vcpu(arguments)?.signature,
-        vcpus: arguments.vcpus,
-    };
-    let digest = svsm_launch_digest(&launch)?;
-    let search = Search::default();
-    compare(arguments, digest, |observed| explain_svsm(&launch, observed, search))
-}
-
-/// Prints the digest and, where another was observed, what `explain` makes of it.
+/// Says the digest and, where another was observed, what `explain` makes of it.
 fn compare(
     arguments: &Snp,
     digest: [u8; 48],
+    observed: Option<[u8; 48]>,
     explain: impl FnOnce(&[u8; 48]) -> Result<Explanation, MeasureError>,
-) -> anyhow::Result<Answer> {
-    let observed = arguments.observed.as_deref().map(digest_of).transpose()?;
+) -> anyhow::Result<Said> {
     let explained = match observed {
         Some(observed) if observed != digest => Some(explain(&observed)?),
         _ => None,
     };
     let observed = observed.as_ref().map(|observed| (observed, explained.as_ref()));
-    report::launch(&digest, observed, arguments.json)
+    Ok(report::launch(&digest, observed, arguments.json))
 }
 
 fn kernel(arguments: &Snp) -> anyhow::Result<Option<KernelHashes>> {
     let Some(kernel) = &arguments.kernel else { return Ok(None) };
-    let initrd = arguments.initrd.as_deref().map(read).transpose()?.unwrap_or_default();
-    Ok(Some(KernelHashes::new(&read(kernel)?, &initrd, &arguments.cmdline)))
+    let boot = |path: &Path| input::bytes(path, MAX_BOOT_BYTES);
+    let initrd = arguments.initrd.as_deref().map(boot).transpose()?.unwrap_or_default();
+    let cmdline = arguments.cmdline.as_deref().unwrap_or_default();
+    Ok(Some(KernelHashes::new(&boot(kernel)?, &initrd, cmdline)))
 }
 
 fn vcpu(arguments: &Snp) -> anyhow::Result<Vcpu> {
     let vmm = Vmm::from_name(&arguments.vmm).with_context(|| {
         format!("--vmm: expected qemu, ec2, ec2-rdx0 or gce, got {:?}", arguments.vmm)
     })?;
-    let features = arguments.features.trim_start_matches("0x");
-    Ok(Vcpu {
-        vmm,
-        signature: signature(&arguments.cpu)?,
-        features: u64::from_str_radix(features, 16).context("--features: expected hex")?,
-    })
+    let text = &arguments.features;
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let features = u64::from_str_radix(digits, 16)
+        .with_context(|| format!("--features: expected up to 16 hex digits, got {text:?}"))?;
+    ensure!(
+        features & SNP_ACTIVE != 0,
+        "--features: expected bit 0 (SNPActive), which every SNP guest has, got {features:#x}"
+    );
+    Ok(Vcpu { vmm, signature: signature(&arguments.cpu)?, features })
 }
 
 /// The CPUID signature of a model's name, or of its three numbers.
@@ -196,49 +263,76 @@ fn signature(cpu: &str) -> anyhow::Result<u32> {
     if let Some(signature) = cpu_signature_of(cpu) {
         return Ok(signature);
     }
-    let expected = "--cpu: expected QEMU's name of an EPYC, or three numbers as in 25,1,1";
     let numbers: Option<Vec<u8>> = cpu.split(',').map(|number| number.parse().ok()).collect();
     match numbers.as_deref() {
-        Some([family, model, stepping]) => Ok(cpu_signature(*family, *model, *stepping)),
-        _ => bail!("{expected}, got {cpu:?}"),
+        Some([family, model, stepping @ 0..=15]) => Ok(cpu_signature(*family, *model, *stepping)),
+        Some([_, _, stepping]) => bail!("--cpu: expected a stepping of 0 to 15, got {stepping}"),
+        _ => bail!(
+            "--cpu: expected QEMU's name of an EPYC, or its family, model and stepping as in \
+             25,1,1, got {cpu:?}"
+        ),
     }
 }
 
-fn tdx(firmware: &Path, observed: Option<&str>, json: bool) -> anyhow::Result<Answer> {
-    let firmware = read(firmware)?;
+fn tdx(path: &Path, observed: Option<&str>, json: bool) -> anyhow::Result<Said> {
+    let observed = observed.map(|text| digest_of("--observed", text)).transpose()?;
+    let firmware = firmware(path)?;
     let tdvf = Tdvf::parse(&firmware)?;
-    let observed = observed.map(digest_of).transpose()?;
-    report::mrtd(&tdvf, observed.as_ref(), json)
+    Ok(report::mrtd(&tdvf, observed.as_ref(), json))
 }
 
-fn rtmr(arguments: &Rtmr) -> anyhow::Result<Answer> {
-    let registers = match &arguments.log {
-        Some(log) => EventLog::parse(&read(log)?)?.replay().0.to_vec(),
-        None => {
-            let digests: Vec<[u8; 48]> = arguments
-                .digests
-                .iter()
-                .map(|digest| digest_of(digest))
-                .collect::<anyhow::Result<_>>()?;
-            vec![tdx::rtmr(&digests)]
-        }
+fn rtmr(arguments: &Rtmr) -> anyhow::Result<Said> {
+    let all = |flag: &str, texts: &[String]| {
+        texts.iter().map(|text| digest_of(flag, text)).collect::<anyhow::Result<Vec<_>>>()
     };
-    report::registers(&registers, arguments.json)
+    let observed = all("--observed", &arguments.observed)?;
+    let digests = all("--digests", &arguments.digests)?;
+    let registers = match &arguments.log {
+        Some(log) => {
+            // One byte more, so that the library says what its limit is.
+            let log = input::bytes(log, u64::try_from(MAX_LOG_BYTES)?.saturating_add(1))?;
+            EventLog::parse(&log)?.replay().0.to_vec()
+        }
+        None => vec![tdx::rtmr(&digests)],
+    };
+    let count = observed.len();
+    ensure!(
+        count == 0 || count == registers.len(),
+        "--observed: expected {} digests, one for each register, got {count}",
+        registers.len()
+    );
+    Ok(report::registers(&registers, &observed, arguments.json))
 }
 
-fn digest_of(text: &str) -> anyhow::Result<[u8; 48]> {
-    let bytes = hex::decode(text).context("digest: expected hex")?;
+/// The SHA-384 digest that `flag` was given, with or without `0x`.
+fn digest_of(flag: &str, text: &str) -> anyhow::Result<[u8; 48]> {
+    let bytes = input::unhex(text).with_context(|| flag.to_owned())?;
     let length = bytes.len();
-    bytes.try_into().ok().with_context(|| format!("digest: expected 48 bytes, got {length}"))
+    let digest = bytes.try_into().ok();
+    digest.with_context(|| format!("{flag}: expected 48 bytes, got {length}"))
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let context = || format!("cannot read {}", path.display());
-    let size = std::fs::metadata(path).with_context(context)?.len();
-    if size > MAX_FILE_BYTES {
-        bail!("{}: expected at most {MAX_FILE_BYTES} bytes, got {size}", path.display());
+fn firmware(path: &Path) -> anyhow::Result<Vec<u8>> {
+    input::bytes(path, u64::try_from(MAX_FIRMWARE_BYTES)?)
+}
+
+/// SEV_FEATURES bit 0 (AMD 24593, table B-4).
+const SNP_ACTIVE: u64 = 1;
+/// An initramfs may be large.
+const MAX_BOOT_BYTES: u64 = 1024 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_cpus_of_an_image_is_found() {
+        let files = casemate_image::launch::BootFiles { kernel: b"k", initrd: b"i", cmdline: "c" };
+        let measured = |vcpus: u32| files.snp_measurement(vcpus).unwrap();
+        let found = explain_image(measured(1), 2, &measured(5));
+        assert_eq!(found.matches.len(), 1);
+        assert_eq!(found.differences, ["virtual CPUs: expected 2, launched with 5"]);
+        let other = explain_image(measured(1), 2, &[0; 48]);
+        assert!(other.matches.is_empty() && other.differences[0].contains("no number"));
     }
-    std::fs::read(path).with_context(context)
 }
-
-const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;

@@ -1,5 +1,7 @@
 //! Columns for people.
 
+use std::path::Path;
+
 /// Prints rows under a head, each column as wide as its widest cell.
 pub(crate) fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     for line in lines(head, rows) {
@@ -19,6 +21,17 @@ pub(crate) fn lines(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> V
 pub(crate) fn plain(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()
+}
+
+/// Text from elsewhere that must stay on its line: an end of line in it could begin one
+/// that looks like ours.
+pub(crate) fn line(text: &str) -> String {
+    plain(text).replace('\n', "\u{fffd}")
+}
+
+/// A file's name, as a line may have it.
+pub(crate) fn name_of(path: &Path) -> String {
+    line(&path.display().to_string())
 }
 
 fn render(lines: &[Vec<String>]) -> Vec<String> {
@@ -41,6 +54,12 @@ mod tests {
     #[test]
     fn text_from_elsewhere_cannot_paint() {
         assert_eq!(super::plain("\u{1b}[2Aok\u{9b}\r"), "\u{fffd}[2Aok\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn a_name_stays_on_its_line() {
+        let name = super::name_of(std::path::Path::new("a\u{1b}[2J\ncasemate: all good"));
+        assert_eq!(name, "a\u{fffd}[2J\u{fffd}casemate: all good");
     }
 
     #[test]

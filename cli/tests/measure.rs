@@ -7,7 +7,7 @@
 )]
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use casemate_attestation::eventlog::extend;
 use serde_json::{Value, json};
@@ -72,4 +72,111 @@ fn a_register_is_replayed_from_digests() {
     assert_eq!((code, &said["code"]), (2, &json!("input")), "{said}");
     assert_eq!(run(&["rtmr"]).0, 2);
     assert_eq!(run(&["rtmr", "--digests", "00"]).0, 2);
+}
+
+#[test]
+fn observed_registers_are_compared() {
+    let digest = hex::encode([1; 48]);
+    let wanted = hex::encode(extend(&[0; 48], &[1; 48]));
+    let arguments = ["rtmr", "--digests", digest.as_str(), "--observed"];
+    let prefixed = format!("0x{wanted}");
+    let (code, said) = as_json(&[&arguments[..], &[&prefixed]].concat());
+    assert_eq!((code, &said["observed"]["same"]), (0, &json!(true)), "{said}");
+    let (code, said) = as_json(&[&arguments[..], &[&digest]].concat());
+    assert_eq!((code, &said["answer"]), (1, &json!("no")), "{said}");
+    assert_eq!(
+        said["observed"]["differences"],
+        json!([format!("register: expected {wanted}, observed {digest}")])
+    );
+    let (code, said) = run(&[&arguments[..], &[&digest]].concat());
+    assert_eq!((code, said.contains("the observed registers are others")), (1, true), "{said}");
+    let two = format!("{digest},{digest}");
+    let (code, said) = as_json(&[&arguments[..], &[&two]].concat());
+    let expected = json!("--observed: expected 1 digests, one for each register, got 2");
+    assert_eq!((code, &said["reason"]), (2, &expected));
+}
+
+#[test]
+fn an_image_is_measured_and_an_observed_digest_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("kernel", "k"), ("initrd", "i"), ("cmdline", "quiet")] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = folder.path().to_str().unwrap();
+    let digest = |vcpus: &str| {
+        let (code, said) = as_json(&["image", path, "--vcpus", vcpus]);
+        assert_eq!(code, 0, "{said}");
+        said["digest"].as_str().unwrap().to_owned()
+    };
+    let (one, three) = (digest("1"), digest("3"));
+    assert_eq!(as_json(&["image", path, "--observed", &one]).0, 0);
+    let (code, said) = as_json(&["image", path, "--observed", &three]);
+    assert_eq!((code, &said["answer"]), (1, &json!("no")), "{said}");
+    let difference = json!(["virtual CPUs: expected 1, launched with 3"]);
+    assert_eq!(said["observed"]["differences"], difference);
+    let (code, said) = as_json(&["image", "/nowhere"]);
+    let reason = said["reason"].as_str().unwrap();
+    assert_eq!((code, reason.matches("No such file").count()), (2, 1), "{reason}");
+}
+
+#[test]
+fn no_argument_is_ignored_or_bent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("code.fd");
+    firmware(&file, 0);
+    let file = file.to_str().unwrap();
+    for (flags, part) in [
+        (&["--cmdline", "quiet"][..], "--kernel"),
+        (&["--initrd", file], "--kernel"),
+        (&["--svsm", file, "--kernel", file], "cannot be used with"),
+        (&["--svsm", file, "--initrd", file], "cannot be used with"),
+        (&["--svsm", file, "--cmdline", "quiet"], "cannot be used with"),
+        (&["--svsm", file, "--vmm", "gce"], "cannot be used with"),
+        (&["--svsm", file, "--features", "21"], "cannot be used with"),
+        (&["--vars-bytes", "1"], "--svsm"),
+        (&["--cpu", "25,1,200"], "--cpu: expected a stepping of 0 to 15, got 200"),
+        (&["--cpu", "25,1"], "--cpu: expected QEMU's name"),
+        (&["--features", "0"], "--features: expected bit 0 (SNPActive)"),
+        (&["--features", "0x20"], "--features: expected bit 0 (SNPActive)"),
+        (&["--features", "0x0x1"], "--features: expected up to 16 hex digits"),
+        (&["--observed", "00"], "--observed: expected 48 bytes, got 1"),
+        (&["--observed", "zz"], "--observed: expected hex digits"),
+    ] {
+        let (code, said) = as_json(&[&["snp", "--firmware", file], flags].concat());
+        assert_eq!((code, &said["code"]), (2, &json!("input")), "{said}");
+        assert!(said["reason"].as_str().unwrap().contains(part), "{part}: {said}");
+    }
+    for (arguments, part) in [
+        (&["snp"][..], "--firmware <FILE>"),
+        (&["rtmr"], "<--log <FILE>|--digests <HEX>>"),
+        (&["rtmr", "--log", file, "--digests", "00"], "cannot be used with"),
+        (&["rtmr", "--digests", "00"], "--digests: expected 48 bytes, got 1"),
+        (&["tdx", "--firmware", file, "--observed", "00"], "--observed: expected 48 bytes"),
+        (&["tdx", "--firmware", "/dev/zero"], "/dev/zero: expected at most 67108864 bytes"),
+        (&["snp", "--firmware", "/dev/zero"], "/dev/zero: expected at most 67108864 bytes"),
+        (&["rtmr", "--log", "/dev/zero"], "/dev/zero: expected at most"),
+    ] {
+        let (code, said) = as_json(arguments);
+        assert_eq!((code, &said["code"]), (2, &json!("input")), "{said}");
+        assert!(said["reason"].as_str().unwrap().contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn a_stdout_that_does_not_take_it_is_no_panic() {
+    let digest = hex::encode([1; 48]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
+    command.args(["measure", "rtmr", "--digests", &digest, "--observed", &digest]);
+    for flags in [&[][..], &["--json"]] {
+        command.args(flags);
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = command.stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("cannot write to standard output"), "{said}");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), &output.stderr[..]), (Some(1), &b""[..]));
+    }
 }

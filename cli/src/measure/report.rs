@@ -6,6 +6,7 @@ use casemate_attestation::measure::tdx::{PageOrder, Tdvf};
 use serde_json::{Value, json};
 
 use crate::Answer;
+use crate::output::Said;
 
 /// A launch digest; with what was observed and, where that is another one, what
 /// was found out about it.
@@ -13,7 +14,7 @@ pub(crate) fn launch(
     digest: &[u8; 48],
     observed: Option<(&[u8; 48], Option<&Explanation>)>,
     as_json: bool,
-) -> anyhow::Result<Answer> {
+) -> Said {
     let same = observed.is_none_or(|(observed, _)| observed == digest);
     if as_json {
         let observed = observed.map(|(observed, found)| {
@@ -30,24 +31,21 @@ pub(crate) fn launch(
         });
         return print("snp", same, &json!({"digest": hex::encode(digest), "observed": observed}));
     }
-    println!("{}", hex::encode(digest));
+    let mut lines = vec![hex::encode(digest)];
     match observed {
         None => {}
-        Some((_, None)) => println!("the observed digest is this one"),
+        Some((_, None)) => lines.push("the observed digest is this one".to_owned()),
         Some((_, Some(found))) => {
-            println!("the observed digest is another one; {} launches tried", found.tried);
-            found.differences.iter().for_each(|difference| println!("  {difference}"));
+            let tried = found.tried;
+            lines.push(format!("the observed digest is another one; {tried} launches tried"));
+            lines.extend(found.differences.iter().map(|difference| format!("  {difference}")));
         }
     }
-    Ok(answer(same))
+    people(&lines, same)
 }
 
 /// The MRTD of a firmware in both page orders.
-pub(crate) fn mrtd(
-    tdvf: &Tdvf<'_>,
-    observed: Option<&[u8; 48]>,
-    as_json: bool,
-) -> anyhow::Result<Answer> {
+pub(crate) fn mrtd(tdvf: &Tdvf<'_>, observed: Option<&[u8; 48]>, as_json: bool) -> Said {
     let order = observed.and_then(|observed| tdvf.explain(observed));
     let same = observed.is_none() || order.is_some();
     if as_json {
@@ -66,40 +64,59 @@ pub(crate) fn mrtd(
         let fields = json!({"digests": digests, "absent_bytes": absent, "observed": observed});
         return print("mrtd", same, &fields);
     }
-    for order in PageOrder::ALL {
-        println!("{:<9} {}", order.name(), hex::encode(tdvf.mrtd(order)));
-    }
+    let line = |order: PageOrder| format!("{:<9} {}", order.name(), hex::encode(tdvf.mrtd(order)));
+    let mut lines: Vec<_> = PageOrder::ALL.into_iter().map(line).collect();
     if tdvf.absent_bytes() > 0 {
         let absent = tdvf.absent_bytes();
-        println!("the image is the code alone: {absent:#x} bytes before it are not measured");
+        lines.push(format!(
+            "the image is the code alone: {absent:#x} bytes before it are not measured"
+        ));
     }
     match (observed, order) {
         (None, _) => {}
-        (_, Some(order)) => {
-            println!("the observed MRTD is this firmware's, pages added {}", order.name());
-        }
+        (_, Some(order)) => lines
+            .push(format!("the observed MRTD is this firmware's, pages added {}", order.name())),
         (_, None) => {
-            println!("the observed MRTD is another firmware's, or another page order");
+            lines.push("the observed MRTD is another firmware's, or another page order".to_owned())
         }
     }
-    Ok(answer(same))
+    people(&lines, same)
 }
 
-/// Run-time registers, the first being RTMR0 where there are four.
-pub(crate) fn registers(registers: &[[u8; 48]], as_json: bool) -> anyhow::Result<Answer> {
+/// Run-time registers, the first being RTMR0 where there are four; `observed` are as many,
+/// or none.
+pub(crate) fn registers(registers: &[[u8; 48]], observed: &[[u8; 48]], as_json: bool) -> Said {
+    let name = |index: usize| match registers.len() {
+        1 => "register".to_owned(),
+        _ => format!("rtmr{index}"),
+    };
+    let pairs = registers.iter().zip(observed).enumerate();
+    let differences: Vec<String> = pairs
+        .filter(|(_, (expected, actual))| expected != actual)
+        .map(|(index, (expected, actual))| {
+            let (expected, actual) = (hex::encode(expected), hex::encode(actual));
+            format!("{}: expected {expected}, observed {actual}", name(index))
+        })
+        .collect();
+    let same = differences.is_empty();
     let digests: Vec<_> = registers.iter().map(hex::encode).collect();
     if as_json {
-        return print("rtmr", true, &json!({"rtmrs": digests}));
+        let observed: Vec<_> = observed.iter().map(hex::encode).collect();
+        let observed = (!observed.is_empty())
+            .then(|| json!({"digests": observed, "same": same, "differences": differences}));
+        return print("rtmr", same, &json!({"rtmrs": digests, "observed": observed}));
     }
-    let whole = digests.len() > 1;
-    for (index, digest) in digests.iter().enumerate() {
-        if whole {
-            println!("rtmr{index} {digest}");
-        } else {
-            println!("{digest}");
-        }
+    let line = |(index, digest): (usize, &String)| match registers.len() {
+        1 => digest.clone(),
+        _ => format!("{} {digest}", name(index)),
+    };
+    let mut lines: Vec<_> = digests.iter().enumerate().map(line).collect();
+    if !observed.is_empty() {
+        let word = if same { "these" } else { "others" };
+        lines.push(format!("the observed registers are {word}"));
+        lines.extend(differences.iter().map(|difference| format!("  {difference}")));
     }
-    Ok(Answer::Yes)
+    people(&lines, same)
 }
 
 fn variant(variant: &Variant) -> Value {
@@ -115,14 +132,18 @@ fn variant(variant: &Variant) -> Value {
 }
 
 /// `fields` with what every result has.
-fn print(kind: &str, same: bool, fields: &Value) -> anyhow::Result<Answer> {
+fn print(kind: &str, same: bool, fields: &Value) -> Said {
     let answer = answer(same);
     let mut out = json!({"version": 1, "kind": kind, "answer": answer.name()});
     if let (Some(out), Some(fields)) = (out.as_object_mut(), fields.as_object()) {
         out.extend(fields.clone());
     }
-    println!("{out}");
-    Ok(answer)
+    Said::json(&out, answer)
+}
+
+fn people(lines: &[String], same: bool) -> Said {
+    let text = lines.iter().map(|line| format!("{line}\n")).collect();
+    Said { text, answer: answer(same) }
 }
 
 fn answer(same: bool) -> Answer {
