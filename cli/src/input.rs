@@ -31,6 +31,12 @@ pub(crate) fn bounded(source: impl Read, name: &str, max: u64) -> anyhow::Result
     Ok(bytes)
 }
 
+/// The text of the file at `path`, at most `max` bytes.
+pub(crate) fn text(path: &Path, max: u64) -> anyhow::Result<String> {
+    let text = String::from_utf8(bytes(path, max)?);
+    text.with_context(|| format!("{}: expected UTF-8 text", name_of(path)))
+}
+
 /// Bytes in hex digits, with or without `0x`.
 pub(crate) fn unhex(text: &str) -> anyhow::Result<Vec<u8>> {
     let digits = text.strip_prefix("0x").unwrap_or(text);

@@ -5,7 +5,7 @@ use anyhow::ensure;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate_attestation::tdx::Collateral;
-use casemate_attestation::x509::{Crl, PemLimits, crls_from_pem, der_or_pem};
+use casemate_attestation::x509::{Crl, PemLimits, crls_der_or_pem, der_or_pem};
 use casemate_attestation::{EndorsementKind, UnixTime};
 
 type Endorsement = (EndorsementKind, Vec<u8>);
@@ -21,7 +21,8 @@ pub(crate) struct Parts {
 const MAX_BUNDLES: usize = 64;
 const TCB_SIGNING: &str = "Intel SGX TCB Signing";
 const ROOT_CA: &str = "Intel SGX Root CA";
-const PCK_CAS: &str = "Intel SGX PCK ";
+/// How the common names of the CAs begin that issue PCK certificates.
+pub(crate) const PCK_CAS: &str = "Intel SGX PCK ";
 
 impl Parts {
     /// Keeps `bytes` if they are one of Intel's two signed objects; which one,
@@ -52,19 +53,24 @@ impl Parts {
         let lists = lists(others);
         let root_crl = newest(&lists, |name| name == ROOT_CA, now).pop().unwrap_or_default();
         let pck_crls = newest(&lists, |name| name.starts_with(PCK_CAS), now);
-        let chains = or_empty(signing_chains(others));
+        let chains = signing_chains(others);
+        let unsigned = root_crl.is_empty() && pck_crls.is_empty() && chains.is_empty();
+        if unsigned && self.tcb_infos.is_empty() && self.qe_identities.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (chains, tcb_infos) = (or_empty(chains), or_empty(self.tcb_infos));
         let identities = or_empty(self.qe_identities);
-        let count = self.tcb_infos.len().saturating_mul(identities.len()) * chains.len();
+        let count = tcb_infos.len().saturating_mul(identities.len()) * chains.len();
         ensure!(
             count <= MAX_BUNDLES,
             "TDX collateral: expected at most {MAX_BUNDLES} ways to put {} TCB infos, {} QE \
              identities and {} signing chains together, got {count}; give those of one date",
-            self.tcb_infos.len(),
+            tcb_infos.len(),
             identities.len(),
             chains.len(),
         );
         let mut bundles = Vec::new();
-        for tcb_info in &self.tcb_infos {
+        for tcb_info in &tcb_infos {
             for (qe_identity, tcb_signing_chain) in
                 identities.iter().flat_map(|one| chains.iter().map(move |chain| (one, chain)))
             {
@@ -106,16 +112,24 @@ fn pem(der: &[u8]) -> Vec<u8> {
     format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n").into_bytes()
 }
 
-/// Every revocation list, as it came and as it reads.
+/// Every revocation list, as it came and as it reads. One that does not read is refused
+/// by name elsewhere.
 fn lists(others: &[Endorsement]) -> Vec<(Vec<u8>, Crl)> {
-    let read = |bytes: &Vec<u8>| match bytes.first() {
-        Some(0x30) => Crl::parse(bytes).ok(),
-        _ => crls_from_pem(bytes, PemLimits::CRLS).ok().and_then(|mut all| all.pop()),
-    };
-    let of = |(kind, bytes): &Endorsement| {
-        (*kind == EndorsementKind::Crl).then(|| Some((bytes.clone(), read(bytes)?))).flatten()
-    };
-    others.iter().filter_map(of).collect()
+    let of_kind = others.iter().filter(|(kind, _)| *kind == EndorsementKind::Crl);
+    let each = of_kind.flat_map(|(_, bytes)| blocks(bytes));
+    each.filter_map(|bytes| {
+        let crl = crls_der_or_pem(&bytes).ok()?.pop()?;
+        Some((bytes, crl))
+    })
+    .collect()
+}
+
+/// The lists of a file: Intel's collateral takes them one by one.
+fn blocks(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let blocks = text.split_inclusive("-----END X509 CRL-----").map(str::trim);
+    let blocks: Vec<_> = blocks.filter(|block| !block.is_empty()).map(Vec::from).collect();
+    if blocks.len() > 1 { blocks } else { vec![bytes.to_vec()] }
 }
 
 /// Of the lists of each issuer that `wanted` names, the newest that was made by

@@ -18,7 +18,7 @@ pub(crate) fn is_report(bytes: &[u8]) -> bool {
 /// The devices of NVIDIA's JSON form, an array with an object each. Its nonce is not read: the evidence's own
 /// word on what was asked proves nothing.
 pub(crate) fn from_nvidia_json(bytes: &[u8]) -> Option<Vec<EvidenceItem>> {
-    if !bytes.starts_with(b"[") {
+    if !bytes.trim_ascii_start().starts_with(b"[") {
         return None;
     }
     let devices: Vec<Value> = serde_json::from_slice(bytes).ok()?;

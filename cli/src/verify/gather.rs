@@ -1,17 +1,21 @@
 //! What was given, sorted by what it is: told by content, never by name.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use casemate_attestation::azure::{self, TpmQuote};
-use casemate_attestation::x509::Crl;
+use anyhow::{Context, bail, ensure};
+use casemate_attestation::azure;
+use casemate_attestation::azure::{HclKind, HclReport};
+use casemate_attestation::x509::{Name, crls_der_or_pem};
 use casemate_attestation::{
-    Bundle, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, UnixTime,
+    Bundle, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, TrustAnchors,
+    UnixTime, VerifyError,
 };
+use serde_json::{Value, json};
 
-use super::collateral::Parts;
-use super::devices;
+use super::collateral::{PCK_CAS, Parts};
+use super::{devices, kind};
+use crate::input;
+use crate::table::{line, name_of};
 
 /// One machine's evidence and what supports it.
 #[derive(Default)]
@@ -22,17 +26,33 @@ pub(crate) struct Gathered {
     pub(crate) endorsements: Endorsements,
     /// A bundle, which brings everything with it.
     pub(crate) bundle: Option<Bundle>,
-    /// Files of a directory that were passed over, and why.
-    pub(crate) notes: Vec<String>,
+    /// What was not judged.
+    pub(crate) left_out: Vec<LeftOut>,
+    /// The first endorsement that does not read, and the file it is in.
+    pub(crate) unread: Option<(VerifyError, String)>,
     collateral: Parts,
+    /// The files that no bundle is in, and what they hold.
+    beside: Vec<(String, &'static str)>,
+    /// The issuers of each file's revocation lists.
+    issuers: Vec<(String, Vec<Name>)>,
+}
+
+/// Something in a directory that was not judged.
+pub(crate) struct LeftOut {
+    /// The file or the folder.
+    pub(crate) name: String,
+    /// Why.
+    pub(crate) why: String,
+    /// Whether it may be evidence or an endorsement: then the answer is not yes.
+    pub(crate) matters: bool,
 }
 
 /// More than one file of these kinds ever needs.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// In one folder.
 const MAX_FILES: usize = 64;
 /// A machine's folder has one for each device; deeper ones are not looked into.
 const MAX_DEPTH: usize = 2;
-const REPORT_BYTES: usize = 1184;
 
 impl Gathered {
     /// Reads everything under `paths`, to be judged at `now`.
@@ -41,79 +61,121 @@ impl Gathered {
         for path in paths {
             if path == Path::new("-") {
                 let name = "standard input";
-                gathered.must_take(name, bounded(std::io::stdin(), name)?)?;
+                let bytes = input::bounded(std::io::stdin(), name, MAX_FILE_BYTES)?;
+                gathered.must_take(name, &bytes)?;
             } else if path.is_dir() {
                 gathered.take_folder(path, MAX_DEPTH)?;
             } else {
-                gathered.must_take(&path.display().to_string(), read(path)?)?;
+                gathered.must_take(&name_of(path), &input::bytes(path, MAX_FILE_BYTES)?)?;
             }
         }
         gathered.finish(now)
     }
 
     fn take_folder(&mut self, folder: &Path, depth: usize) -> anyhow::Result<()> {
-        let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-        let mut files: Vec<PathBuf> =
-            entries.flatten().map(|entry| entry.path()).take(MAX_FILES + 1).collect();
+        let what = || format!("cannot read {}", name_of(folder));
+        let mut entries = std::fs::read_dir(folder).with_context(what)?;
+        let some = entries.by_ref().take(MAX_FILES + 1).map(|entry| Ok(entry?.path()));
+        let mut files = some.collect::<std::io::Result<Vec<PathBuf>>>().with_context(what)?;
         if files.len() > MAX_FILES {
-            bail!("{}: expected at most {MAX_FILES} files", folder.display());
+            let count = files.len().saturating_add(entries.count());
+            bail!("{}: expected at most {MAX_FILES} files, got {count}", name_of(folder));
         }
         files.sort();
         for path in files {
-            if path.is_dir() {
-                if depth > 0 {
-                    self.take_folder(&path, depth - 1)?;
-                }
+            if path.is_dir() && depth == 0 {
+                self.leave_out(&path, "a folder so deep is not looked into", true);
+            } else if path.is_dir() {
+                self.take_folder(&path, depth - 1)?;
             } else if !path.is_file() {
                 // A pipe or a device would never end.
-                self.notes.push(format!("{}: not a regular file, left out", path.display()));
-            } else if !self.take(read(&path)?).with_context(|| path.display().to_string())? {
-                self.notes.push(format!("{}: of no kind that is known here", path.display()));
+                self.leave_out(&path, "not a regular file, not read", true);
+            } else {
+                let bytes = input::bytes(&path, MAX_FILE_BYTES)?;
+                if !self.take(&name_of(&path), &bytes)? {
+                    let doubt = kind::doubt(&path, &bytes);
+                    let why = doubt.as_deref().unwrap_or("of no kind that is known here");
+                    self.leave_out(&path, why, doubt.is_some());
+                }
             }
         }
         Ok(())
+    }
+
+    fn leave_out(&mut self, path: &Path, why: &str, matters: bool) {
+        self.left_out.push(LeftOut { name: name_of(path), why: why.to_owned(), matters });
     }
 
     /// A file that was named must be of use.
-    fn must_take(&mut self, name: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
-        if !self.take(bytes).with_context(|| name.to_owned())? {
-            bail!(
-                "{name}: expected evidence (SNP report, TDX quote, GPU report, Azure HCL report, vTPM \
-                 quote, event log, envelope), a bundle, or endorsements (certificates, CRL, \
-                 certificate table, TDX collateral, manifest, OCSP response)"
-            );
-        }
+    fn must_take(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        ensure!(
+            self.take(name, bytes)?,
+            "{name}: expected evidence (SNP report, TDX quote, GPU report, Azure HCL report, vTPM \
+             quote, event log, envelope), a bundle, or endorsements (certificates, CRL, \
+             certificate table, TDX collateral, manifest, OCSP response), got {}",
+            kind::why_unknown(bytes)
+        );
         Ok(())
     }
 
-    fn take(&mut self, bytes: Vec<u8>) -> anyhow::Result<bool> {
-        if let Ok(bundle) = Bundle::decode(&bytes) {
-            if self.bundle.replace(bundle).is_some() {
-                bail!("expected one bundle, got another");
-            }
-        } else if let Ok(evidence) = Evidence::decode(&bytes) {
-            self.evidence.items.extend(evidence.items);
-        } else if let Some(items) = devices::from_nvidia_json(&bytes) {
-            self.evidence.items.extend(items);
-        } else if let Some(kind) = evidence_kind(&bytes) {
-            let endorsements = Vec::new();
-            self.evidence.items.push(EvidenceItem { kind, evidence: bytes, endorsements });
-        } else if azure::json::is_evidence(&bytes) {
-            self.evidence.items.extend(azure::json::items(&bytes)?);
-        } else if let Some(kind) = endorsement_kind(&bytes) {
-            self.endorsements.items.push((kind, bytes));
-        } else {
-            return Ok(self.collateral.take(bytes));
+    fn take(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<bool> {
+        if let Ok(bundle) = Bundle::decode(bytes) {
+            ensure!(
+                self.bundle.replace(bundle).is_none(),
+                "{name}: expected one bundle, got another: verify them one by one"
+            );
+            return Ok(true);
         }
+        let Some(what) = self.take_part(name, bytes)? else { return Ok(false) };
+        self.beside.push((name.to_owned(), what));
         Ok(true)
     }
 
-    fn finish(mut self, now: UnixTime) -> anyhow::Result<Self> {
-        if self.bundle.is_some() && !self.evidence.items.is_empty() {
-            bail!("expected a bundle or evidence, got both: verify them one by one");
+    /// Takes what no bundle is; says what it was, if it was of use.
+    fn take_part(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<Option<&'static str>> {
+        if let Ok(evidence) = Evidence::decode(bytes) {
+            self.evidence.items.extend(evidence.items);
+        } else if let Some(items) = devices::from_nvidia_json(bytes) {
+            self.evidence.items.extend(items);
+        } else if let Some(kind) = kind::evidence(bytes) {
+            let endorsements = Vec::new();
+            self.evidence.items.push(EvidenceItem { kind, evidence: bytes.to_vec(), endorsements });
+        } else if azure::json::is_evidence(bytes) {
+            let items = azure::json::items(bytes).with_context(|| name.to_owned())?;
+            self.evidence.items.extend(items);
+        } else if let Some(kind) = kind::endorsement(bytes) {
+            self.take_endorsement(name, kind, kind::trimmed(bytes).to_vec());
+            return Ok(Some("endorsements"));
+        } else {
+            return Ok(self.collateral.take(bytes.to_vec()).then_some("TDX collateral"));
         }
-        if self.bundle.is_none() && self.evidence.items.is_empty() {
-            bail!("expected evidence or a bundle, got only endorsements");
+        Ok(Some("evidence"))
+    }
+
+    fn take_endorsement(&mut self, name: &str, kind: EndorsementKind, bytes: Vec<u8>) {
+        if let Some(error) = kind::unread(kind, &bytes) {
+            self.unread.get_or_insert((error, name.to_owned()));
+        } else if kind == EndorsementKind::Crl {
+            let lists = crls_der_or_pem(&bytes).unwrap_or_default();
+            let issuers = lists.iter().map(|list| list.issuer().clone()).collect();
+            self.issuers.push((name.to_owned(), issuers));
+        }
+        self.endorsements.items.push((kind, bytes));
+    }
+
+    fn finish(mut self, now: UnixTime) -> anyhow::Result<Self> {
+        if self.bundle.is_some() {
+            if let Some((name, what)) = self.beside.first() {
+                bail!(
+                    "{name}: expected nothing beside a bundle, got {what}: a bundle is judged by \
+                     what is inside it; to judge its evidence by more, give the evidence itself"
+                );
+            }
+            return Ok(self);
+        }
+        if self.evidence.items.is_empty() {
+            let found = if self.beside.is_empty() { "neither" } else { "only endorsements" };
+            bail!("expected evidence or a bundle, got {found}{}", self.first_left_out());
         }
         devices::pair(&mut self.evidence.items, &mut self.endorsements.items);
         // The CPU's evidence leads, its event log follows.
@@ -123,87 +185,63 @@ impl Gathered {
         self.endorsements.items.extend(bundles);
         Ok(self)
     }
+
+    fn first_left_out(&self) -> String {
+        let first = self.left_out.iter().find(|one| one.matters).or(self.left_out.first());
+        first.map_or_else(String::new, |one| format!("; {} was left out: {}", one.name, one.why))
+    }
+
+    /// Leaves out the revocation lists whose issuer nobody here knows: no rule asks them,
+    /// and one whose issuer's name is damaged must not be missed in silence.
+    pub(crate) fn leave_out_strangers(&mut self, anchors: &TrustAnchors) {
+        if self.issuers.is_empty() {
+            return;
+        }
+        let vendor = TrustAnchors::vendor();
+        let known = |issuer: &Name| {
+            let amd = [anchors, &vendor].into_iter().flat_map(|anchors| &anchors.amd);
+            let intel = [anchors, &vendor].into_iter().flat_map(|anchors| &anchors.intel);
+            let mut names = amd
+                .map(|anchor| anchor.ark().subject())
+                .chain(intel.map(|anchor| anchor.root().subject()));
+            issuer.common_name.starts_with(PCK_CAS) || names.any(|name| name.der == issuer.der)
+        };
+        for (name, issuers) in &self.issuers {
+            if let Some(stranger) = issuers.iter().find(|issuer| !known(issuer)) {
+                let why = format!(
+                    "a revocation list by {:?}, which no trust anchor is",
+                    line(&stranger.common_name)
+                );
+                self.left_out.push(LeftOut { name: name.clone(), why, matters: true });
+            }
+        }
+    }
+
+    /// Whether evidence is there without that which alone makes it worth something: an
+    /// event log without its quote, a TDREPORT without one, a vTPM's quote without its key.
+    pub(crate) fn lacks_its_root(&self) -> bool {
+        let items = &self.evidence.items;
+        let has = |kind: EvidenceKind| items.iter().any(|item| item.kind == kind);
+        let of_tdx = |item: &EvidenceItem| {
+            item.kind == EvidenceKind::AzureHcl
+                && HclReport::parse(&item.evidence).is_ok_and(|hcl| hcl.kind == HclKind::Tdx)
+        };
+        let needs_quote = has(EvidenceKind::EventLog) || items.iter().any(of_tdx);
+        (needs_quote && !has(EvidenceKind::TdxQuote))
+            || (has(EvidenceKind::AzureQuote) && !has(EvidenceKind::AzureHcl))
+    }
 }
 
-fn evidence_kind(bytes: &[u8]) -> Option<EvidenceKind> {
-    let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-    if bytes.len() == REPORT_BYTES && word(0).is_some_and(|version| version < 16) {
-        return Some(EvidenceKind::SnpReport);
+impl LeftOut {
+    /// As a member of `left_out`.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({"name": self.name, "why": self.why, "matters": self.matters})
     }
-    if devices::is_report(bytes) {
-        return Some(EvidenceKind::GpuReport);
-    }
-    // Quote header: version 4 or 5, TEE type 0x81 at offset 4.
-    let version = word(0).map(|word| word & 0xffff);
-    if matches!(version, Some(4 | 5)) && word(4) == Some(0x81) {
-        return Some(EvidenceKind::TdxQuote);
-    }
-    if bytes.starts_with(b"HCLA") {
-        return Some(EvidenceKind::AzureHcl);
-    }
-    if TpmQuote::decode(bytes).is_ok() {
-        return Some(EvidenceKind::AzureQuote);
-    }
-    // The first entry of a TCG log: register 0, EV_NO_ACTION, "Spec ID Event03".
-    let log = word(4) == Some(3) && bytes.get(32..47) == Some(b"Spec ID Event03");
-    log.then_some(EvidenceKind::EventLog)
-}
-
-fn endorsement_kind(bytes: &[u8]) -> Option<EndorsementKind> {
-    if bytes.starts_with(b"-----BEGIN CERTIFICATE") {
-        return Some(EndorsementKind::CertificateChain);
-    }
-    if bytes.starts_with(b"-----BEGIN X509 CRL") || Crl::parse(bytes).is_ok() {
-        return Some(EndorsementKind::Crl);
-    }
-    if casemate_attestation::x509::Certificate::parse(bytes).is_ok() {
-        return Some(EndorsementKind::CertificateChain);
-    }
-    if casemate_attestation::snp::table::entries(bytes).is_ok_and(|entries| !entries.is_empty()) {
-        return Some(EndorsementKind::SnpCertTable);
-    }
-    if casemate_attestation::gpu::ocsp::Response::parse(bytes).is_ok() {
-        return Some(EndorsementKind::Ocsp);
-    }
-    let manifest = bytes.windows(16).take(4096).any(|window| window == b"SoftwareIdentity");
-    manifest.then_some(EndorsementKind::Rim)
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let name = path.display().to_string();
-    let file = std::fs::File::open(path).with_context(|| format!("cannot read {name}"))?;
-    bounded(file, &name)
-}
-
-fn bounded(source: impl Read, name: &str) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = source.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
-    let length = read.with_context(|| format!("cannot read {name}"))?;
-    if u64::try_from(length)? > MAX_FILE_BYTES {
-        bail!("{name}: expected at most {MAX_FILE_BYTES} bytes, got more");
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kinds_are_told_by_content() {
-        let mut report = vec![0; REPORT_BYTES];
-        report[0] = 3;
-        assert_eq!(evidence_kind(&report), Some(EvidenceKind::SnpReport));
-        let mut quote = vec![0; 700];
-        quote[0] = 4;
-        quote[4] = 0x81;
-        assert_eq!(evidence_kind(&quote), Some(EvidenceKind::TdxQuote));
-        assert_eq!(evidence_kind(b"HCLA and more"), Some(EvidenceKind::AzureHcl));
-        assert_eq!(evidence_kind(b"hello"), None);
-        assert_eq!(endorsement_kind(b"hello"), None);
-        let pem = b"-----BEGIN CERTIFICATE-----";
-        assert_eq!(endorsement_kind(pem), Some(EndorsementKind::CertificateChain));
-    }
 
     #[test]
     fn endorsements_alone_are_no_evidence() {

@@ -3,9 +3,11 @@
 //! Files, directories and standard input; kinds are told apart by content. All
 //! that is given is one machine's: its evidence, and endorsements for it.
 
+mod bundled;
 mod collateral;
 mod devices;
 mod gather;
+mod kind;
 mod print;
 mod state;
 mod tree;
@@ -13,18 +15,24 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use casemate_attestation::bundle::Asked;
+use casemate_attestation::policy::MAX_POLICY_BYTES;
 use casemate_attestation::seen::GRACE_DAYS;
 use casemate_attestation::{
-    Appraisal, Bundle, Check, Expected, Policy, ReferenceValues, TrustAnchors, UnixTime, appraise,
-    verify,
+    Appraisal, Bundle, Check, Claims, Expected, Policy, ReferenceValues, TrustAnchors, UnixTime,
+    Verified, appraise, verify,
 };
 use clap::Args;
 
-use crate::Answer;
-use gather::Gathered;
-pub(crate) use print::unknown;
+use crate::output::{Said, complain, reason};
+use crate::table::name_of;
+use crate::{Answer, input};
+use gather::{Gathered, LeftOut};
+use print::{Refusal, Setting};
+
+/// A file of anchors holds some certificates for each vendor.
+const MAX_TRUST_BYTES: u64 = 1024 * 1024;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -35,6 +43,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     trust: Option<PathBuf>,
     /// The appraisal policy (docs/formats/policy.md); the strict defaults if not given.
+    /// Beside a bundle: what its own must be, as with the next three.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Reference values of the images to accept.
@@ -46,9 +55,10 @@ pub(crate) struct Arguments {
     /// The nonce that the vTPM of an Azure machine must have answered, in hex.
     #[arg(long, value_name = "HEX", conflicts_with = "report_data")]
     nonce: Option<String>,
-    /// The time to judge at, seconds since 1970; now if not given. Bundles have their own.
-    #[arg(long, value_name = "SECONDS")]
-    at: Option<u64>,
+    /// The time to judge at, as 2025-01-31, as 2025-01-31T00:00:00Z or in seconds since
+    /// 1970; now if not given. Bundles have their own.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<UnixTime>,
     /// Writes what was judged, and how it came out, to a file that verifies again
     /// years later (docs/formats/bundle.md).
     #[arg(long, value_name = "FILE")]
@@ -68,88 +78,132 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
-    match judge(arguments) {
-        Err(error) if arguments.json => Ok(unknown(&error)),
-        outcome => outcome,
+    let said = match judge(arguments) {
+        Err(error) if arguments.json => {
+            complain(&reason(&error));
+            Said::input(&reason(&error))
+        }
+        outcome => outcome?,
+    };
+    said.write()
+}
+
+impl Arguments {
+    /// The 64 bytes of `--report-data`.
+    fn report_data(&self) -> anyhow::Result<Option<[u8; 64]>> {
+        let Some(text) = &self.report_data else { return Ok(None) };
+        let bytes: Vec<u8> = input::unhex(text).context("--report-data")?;
+        let length = bytes.len();
+        match bytes.try_into() {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(_) => bail!("--report-data: expected 64 bytes, got {length}"),
+        }
+    }
+
+    /// The bytes of `--nonce`.
+    fn nonce(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        let Some(text) = &self.nonce else { return Ok(None) };
+        let nonce = input::unhex(text).context("--nonce")?;
+        ensure!(!nonce.is_empty(), "--nonce: expected at least one byte in hex digits, got none");
+        Ok(Some(nonce))
     }
 }
 
-fn judge(arguments: &Arguments) -> anyhow::Result<Answer> {
+fn judge(arguments: &Arguments) -> anyhow::Result<Said> {
     let anchors = match &arguments.trust {
-        Some(path) => TrustAnchors::from_toml(&read(path)?)?,
+        Some(path) => TrustAnchors::from_toml(&input::text(path, MAX_TRUST_BYTES)?)?,
         None => TrustAnchors::vendor(),
     };
-    let now = UnixTime(arguments.at.map_or_else(clock, Ok)?);
-    let gathered = Gathered::from_paths(&arguments.paths, now)?;
-    for note in &gathered.notes {
-        eprintln!("casemate: {note}");
-    }
+    // What is asked is read before what answers: a bad argument is one whatever comes.
+    let (report_data, nonce) = (arguments.report_data()?, arguments.nonce()?);
+    let expected = match (&nonce, report_data) {
+        (Some(nonce), _) => Expected::TpmNonce(nonce),
+        (None, Some(data)) => Expected::ReportData(data),
+        (None, None) => Expected::Nothing,
+    };
+    let now = arguments.at.map_or_else(clock, Ok)?;
+    let mut gathered = Gathered::from_paths(&arguments.paths, now)?;
+    gathered.leave_out_strangers(&anchors);
     if let Some(bundle) = &gathered.bundle {
-        only_the_bundle(arguments)?;
-        return match bundle.reverify(&anchors) {
-            Ok(appraisal) => {
-                let open = undecided(&Given::in_bundle(bundle), &appraisal);
-                Ok(print::appraisal(&appraisal, &open, arguments.json))
-            }
-            Err(error) => Ok(print::refusal("bundle", &error.to_string(), arguments.json)),
-        };
+        return bundled::judge(arguments, bundle, &gathered.left_out, &anchors);
     }
-    let claims = match verify(&gathered.evidence, &anchors, &gathered.endorsements, now) {
+    let setting = Setting {
+        as_json: arguments.json,
+        time: now,
+        clock: if arguments.at.is_some() { "as --at says" } else { "now" },
+        left_out: &gathered.left_out,
+        bundle: None,
+    };
+    let claims = match verified(&gathered, &anchors, now) {
         Ok(claims) => claims,
-        Err(error) => {
-            return Ok(print::not_verified(&error, arguments.json));
+        Err(refusal) => {
+            return Ok(print::not_verified(&refusal, gathered.lacks_its_root(), &setting));
         }
     };
-    let policy = Policy::from_toml(&text_of(arguments.policy.as_ref())?)?;
-    let references = ReferenceValues::from_toml(&text_of(arguments.reference.as_ref())?)?;
-    let nonce = arguments.nonce.as_deref().map(hex::decode).transpose().context("--nonce")?;
-    let expected = match &nonce {
-        Some(nonce) => Expected::TpmNonce(nonce),
-        None => expected(arguments)?,
-    };
-    let appraisal = appraise(&claims, &policy, &references, expected, now);
+    appraised(arguments, &gathered, &claims, expected, &setting)
+}
+
+/// Compares what the evidence says with what was asked, and keeps what is to be kept.
+fn appraised(
+    arguments: &Arguments,
+    gathered: &Gathered,
+    claims: &Verified<Claims>,
+    expected: Expected<'_>,
+    setting: &Setting<'_>,
+) -> anyhow::Result<Said> {
+    let policy = Policy::from_toml(&text_of(arguments.policy.as_deref())?)?;
+    let references = ReferenceValues::from_toml(&text_of(arguments.reference.as_deref())?)?;
+    ensure!(
+        arguments.nonce.is_none() || claims.azure().is_some(),
+        "--nonce: expected the HCL report of an Azure machine, whose vTPM answers a nonce, got \
+         none; any other machine is asked with --report-data"
+    );
+    let now = setting.time;
+    let appraisal = appraise(claims, &policy, &references, expected, now);
     if let Some(path) = &arguments.state
         && let Err(error) =
-            state::advance(path, &claims, &appraisal, now, arguments.state_grace_days)?
+            state::advance(path, claims, &appraisal, now, arguments.state_grace_days)?
     {
-        return Ok(print::not_verified(&error, arguments.json));
+        return Ok(print::not_verified(&Refusal { error, file: None }, false, setting));
     }
     if let Some(path) = &arguments.bundle {
         let (evidence, endorsements) = (&gathered.evidence, &gathered.endorsements);
         let bundle =
             Bundle::new(evidence, expected, endorsements, &policy, &references, &appraisal);
-        write_bundle(path, &bundle.encode())?;
+        write_bundle(path, &bundle.encode(), &gathered.left_out)?;
     }
     let open = undecided(&Given::on_command_line(arguments), &appraisal);
-    Ok(print::appraisal(&appraisal, &open, arguments.json))
+    Ok(print::appraisal(&appraisal, &open, setting))
+}
+
+/// What the evidence says, or why it is refused. An endorsement that does not read is a
+/// refusal whether or not this evidence made the library look at it: what it says of the
+/// machine is not known.
+fn verified<'a>(
+    gathered: &'a Gathered,
+    anchors: &TrustAnchors,
+    now: UnixTime,
+) -> Result<Verified<Claims>, Refusal<'a>> {
+    let outcome = verify(&gathered.evidence, anchors, &gathered.endorsements, now);
+    let Some((unread, file)) = &gathered.unread else {
+        return outcome.map_err(|error| Refusal { error, file: None });
+    };
+    match outcome {
+        Err(error) if error.reason != unread.reason && !print::is_missing(error.reason) => {
+            Err(Refusal { error, file: None })
+        }
+        _ => Err(Refusal { error: unread.clone(), file: Some(file) }),
+    }
 }
 
 /// What cannot be read again is not written: a bundle over a limit of the format
-/// is an error that names the limit.
-fn write_bundle(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    Bundle::decode(bytes).context("--bundle: what was judged does not fit into a bundle")?;
-    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// A bundle is judged by what is in it, at its own time: whoever also names a
-/// policy or a challenge must not think that it was used.
-fn only_the_bundle(arguments: &Arguments) -> anyhow::Result<()> {
-    let given = [
-        ("--policy", arguments.policy.is_some()),
-        ("--reference", arguments.reference.is_some()),
-        ("--report-data", arguments.report_data.is_some()),
-        ("--nonce", arguments.nonce.is_some()),
-        ("--at", arguments.at.is_some()),
-        ("--bundle", arguments.bundle.is_some()),
-        ("--state", arguments.state.is_some()),
-    ];
-    if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
-        bail!(
-            "{flag}: a bundle is judged by the policy, challenge and time inside it; to judge its \
-             evidence by others, give the evidence itself"
-        );
+/// is an error that names the limit. Nor is one that would forget what was left out.
+fn write_bundle(path: &Path, bytes: &[u8], left_out: &[LeftOut]) -> anyhow::Result<()> {
+    if let Some(one) = left_out.iter().find(|one| one.matters) {
+        bail!("--bundle: expected nothing left out that may matter, got {}: {}", one.name, one.why);
     }
-    Ok(())
+    Bundle::decode(bytes).context("--bundle: what was judged does not fit into a bundle")?;
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", name_of(path)))
 }
 
 /// What evidence is compared with, and was given.
@@ -202,24 +256,36 @@ fn undecided(given: &Given, appraisal: &Appraisal) -> Vec<&'static str> {
     open.into_iter().filter(failed).collect()
 }
 
-fn expected(arguments: &Arguments) -> anyhow::Result<Expected<'static>> {
-    let Some(text) = &arguments.report_data else { return Ok(Expected::Nothing) };
-    let bytes: Vec<u8> = hex::decode(text).context("--report-data")?;
-    let length = bytes.len();
-    match <[u8; 64]>::try_from(bytes) {
-        Ok(bytes) => Ok(Expected::ReportData(bytes)),
-        Err(_) => bail!("--report-data: expected 64 bytes, got {length}"),
+fn clock() -> anyhow::Result<UnixTime> {
+    Ok(UnixTime(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs()))
+}
+
+/// A time in any of the forms of `--at`.
+fn time(text: &str) -> Result<UnixTime, String> {
+    let seconds = || text.parse().ok().map(UnixTime);
+    let day = || UnixTime::from_rfc3339(&format!("{text}T00:00:00Z"));
+    UnixTime::from_rfc3339(text)
+        .or_else(day)
+        .or_else(seconds)
+        .ok_or_else(|| "expected 2025-01-31, 2025-01-31T00:00:00Z or seconds since 1970".to_owned())
+}
+
+fn text_of(path: Option<&Path>) -> anyhow::Result<String> {
+    let max = u64::try_from(MAX_POLICY_BYTES)?;
+    path.map_or_else(|| Ok(String::new()), |path| input::text(path, max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_come_in_three_forms() {
+        for text in ["2025-01-01", "2025-01-01T00:00:00Z", "1735689600"] {
+            assert_eq!(time(text), Ok(UnixTime(1_735_689_600)), "{text}");
+        }
+        for text in ["yesterday", "2025-13-01", "2025-01-01 00:00", "-1", ""] {
+            assert!(time(text).unwrap_err().contains("2025-01-31T00:00:00Z"), "{text}");
+        }
     }
-}
-
-fn clock() -> anyhow::Result<u64> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
-}
-
-fn text_of(path: Option<&PathBuf>) -> anyhow::Result<String> {
-    path.map_or_else(|| Ok(String::new()), read)
-}
-
-fn read(path: &PathBuf) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use casemate_attestation::{Appraisal, Claims, Seen, UnixTime, VerifyError};
 
+use crate::input;
+use crate::table::name_of;
+
 /// A verifier of every family and root stays far below it.
 const MAX_STATE_BYTES: u64 = 1024 * 1024;
 /// How long another run is waited for; it holds the file for some milliseconds.
@@ -24,13 +27,13 @@ pub(crate) fn advance(
     grace_days: u64,
 ) -> anyhow::Result<Result<(), VerifyError>> {
     let _alone = lock(path)?;
-    let seen = read(path).with_context(|| path.display().to_string())?;
+    let seen = read(path).with_context(|| format!("--state: {}", name_of(path)))?;
     let next = match seen.advance(claims, now, grace_days) {
         Ok(next) => next,
         Err(error) => return Ok(Err(error)),
     };
     if appraisal.failures().next().is_none() && next != seen {
-        write(path, &next).with_context(|| format!("cannot write {}", path.display()))?;
+        write(path, &next).with_context(|| format!("cannot write {}", name_of(path)))?;
     }
     Ok(Ok(()))
 }
@@ -40,7 +43,7 @@ pub(crate) fn advance(
 fn lock(path: &Path) -> anyhow::Result<File> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let what = || format!("cannot lock {}", Path::new(&name).display());
+    let what = || format!("cannot lock {}", name_of(Path::new(&name)));
     let file = File::options().create(true).append(true).open(&name).with_context(what)?;
     let begun = Instant::now();
     while let Err(error) = file.try_lock() {
@@ -53,17 +56,10 @@ fn lock(path: &Path) -> anyhow::Result<File> {
 
 /// No file yet: nothing was seen.
 fn read(path: &Path) -> anyhow::Result<Seen> {
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Seen::default()),
-        metadata => {
-            let length = metadata?.len();
-            anyhow::ensure!(
-                length <= MAX_STATE_BYTES,
-                "expected at most {MAX_STATE_BYTES} bytes, got {length}"
-            );
-        }
+    match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Seen::default()),
+        _ => Ok(serde_json::from_slice(&input::bytes(path, MAX_STATE_BYTES)?)?),
     }
-    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
 }
 
 /// Whole or not at all.
