@@ -161,8 +161,8 @@ fn appraised(
     let now = setting.time;
     let appraisal = appraise(claims, &policy, &references, expected, now);
     if let Some(path) = &arguments.state
-        && let Err(error) =
-            state::advance(path, claims, &appraisal, now, arguments.state_grace_days)?
+        && let (days, whole) = (arguments.state_grace_days, setting.doubt().is_none())
+        && let Err(error) = state::advance(path, claims, &appraisal, now, days, whole)?
     {
         return Ok(print::not_verified(&Refusal { error, file: None }, false, setting));
     }

@@ -117,7 +117,7 @@ fn people(lines: &[String], answer: Answer) -> Said {
 
 impl Setting<'_> {
     /// Something that was left out and may be evidence or an endorsement.
-    fn doubt(&self) -> Option<&LeftOut> {
+    pub(crate) fn doubt(&self) -> Option<&LeftOut> {
         self.left_out.iter().find(|one| one.matters)
     }
 

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::machine::{AT, Machine, block, psp, snp_machine, tdx_machine};
+use crate::machine::{AT, Machine, START, block, psp, snp_machine, tdx_machine};
 
 /// A file's name and content; exit code and reason code.
 type Case<'a> = (&'a str, &'a [u8], (i32, Option<&'a str>));
@@ -103,6 +103,22 @@ fn people_are_told_what_was_left_out() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("--bundle: expected nothing left out"), "{said}");
     assert!(!Path::new(&bundle).exists());
+}
+
+#[test]
+fn the_state_learns_nothing_from_what_is_no_yes() {
+    let machine = Machine::affirmed();
+    let list = psp().crl(&[], START, START.plus_seconds(365 * 86_400)).unwrap();
+    machine.put("crl.der", &list);
+    machine.put("more.der", b"");
+    let state = machine.beside("state.json");
+    let flags = [machine.yes_flags(), vec!["--state".to_owned(), state.clone()]].concat();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let (code, said) = machine.json(&[&machine.path("")], &flags);
+    assert_eq!((code, Path::new(&state).exists()), (2, false), "{said}");
+    std::fs::remove_file(machine.path("more.der")).unwrap();
+    let (code, said) = machine.json(&[&machine.path("")], &flags);
+    assert_eq!((code, Path::new(&state).exists()), (0, true), "{said}");
 }
 
 #[test]
