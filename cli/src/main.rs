@@ -175,7 +175,8 @@ fn exit_code(answer: &anyhow::Result<Answer>) -> ExitCode {
 fn misused(error: &clap::Error) -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let promised = words.first().is_some_and(|verb| verb == "verify" || verb == "measure");
-    if !error.use_stderr() || !promised || !words.iter().any(|word| word == "--json") {
+    let json = |word: &std::ffi::OsString| word.as_encoded_bytes().starts_with(b"--json");
+    if !error.use_stderr() || !promised || !words.iter().any(json) {
         error.exit();
     }
     drop(error.print());
@@ -183,6 +184,7 @@ fn misused(error: &clap::Error) -> ExitCode {
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     // What follows is for people: how it is used, and where there is help.
     let text = text.split("\n\nUsage:").next().unwrap_or_default();
+    let text = text.split("\n\nFor more information").next().unwrap_or_default();
     let reason = text.split_whitespace().collect::<Vec<_>>().join(" ");
     exit_code(&output::Said::input(&reason).write())
 }

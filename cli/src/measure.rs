@@ -100,9 +100,9 @@ pub(crate) struct Snp {
     #[arg(long, default_value = "qemu", value_name = "NAME")]
     vmm: String,
     /// The CPU model by QEMU's name, as in EPYC-Milan, or its family, model and
-    /// stepping, as in 25,1,1. Only with QEMU does it count.
-    #[arg(long, default_value = "EPYC-Milan", value_name = "NAME")]
-    cpu: String,
+    /// stepping, as in 25,1,1; EPYC-Milan if not given. Only QEMU starts CPUs with it.
+    #[arg(long, value_name = "NAME")]
+    cpu: Option<String>,
     /// SEV_FEATURES of the virtual CPUs, in hex; bit 0, SNPActive, is every SNP guest's.
     #[arg(long, default_value = "1", value_name = "HEX")]
     features: String,
@@ -255,7 +255,13 @@ fn vcpu(arguments: &Snp) -> anyhow::Result<Vcpu> {
         features & SNP_ACTIVE != 0,
         "--features: expected bit 0 (SNPActive), which every SNP guest has, got {features:#x}"
     );
-    Ok(Vcpu { vmm, signature: signature(&arguments.cpu)?, features })
+    ensure!(
+        vmm == Vmm::Qemu || arguments.cpu.is_none(),
+        "--cpu: expected none with --vmm {}, whose launch it does not change, got one",
+        vmm.name()
+    );
+    let cpu = arguments.cpu.as_deref().unwrap_or("EPYC-Milan");
+    Ok(Vcpu { vmm, signature: signature(cpu)?, features })
 }
 
 /// The CPUID signature of a model's name, or of its three numbers.

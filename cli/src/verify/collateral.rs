@@ -22,7 +22,7 @@ const MAX_BUNDLES: usize = 64;
 const TCB_SIGNING: &str = "Intel SGX TCB Signing";
 const ROOT_CA: &str = "Intel SGX Root CA";
 /// How the common names of the CAs begin that issue PCK certificates.
-pub(crate) const PCK_CAS: &str = "Intel SGX PCK ";
+const PCK_CAS: &str = "Intel SGX PCK ";
 
 impl Parts {
     /// Keeps `bytes` if they are one of Intel's two signed objects; which one,
@@ -43,6 +43,10 @@ impl Parts {
         true
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tcb_infos.is_empty() && self.qe_identities.is_empty()
+    }
+
     /// One bundle for each way to put the parts together: which of them is for
     /// the quote's platform, and is current, the library finds out.
     pub(crate) fn bundles(
@@ -55,7 +59,7 @@ impl Parts {
         let pck_crls = newest(&lists, |name| name.starts_with(PCK_CAS), now);
         let chains = signing_chains(others);
         let unsigned = root_crl.is_empty() && pck_crls.is_empty() && chains.is_empty();
-        if unsigned && self.tcb_infos.is_empty() && self.qe_identities.is_empty() {
+        if unsigned && self.is_empty() {
             return Ok(Vec::new());
         }
         let (chains, tcb_infos) = (or_empty(chains), or_empty(self.tcb_infos));

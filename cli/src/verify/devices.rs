@@ -15,8 +15,8 @@ pub(crate) fn is_report(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x11, 0xe0]) && bytes.get(37).is_some_and(|version| *version == 0x11)
 }
 
-/// The devices of NVIDIA's JSON form, an array with an object each. Its nonce is not read: the evidence's own
-/// word on what was asked proves nothing.
+/// The devices of NVIDIA's JSON form, an array with an object each. Its nonce is not
+/// read: the evidence's own word on what was asked proves nothing.
 pub(crate) fn from_nvidia_json(bytes: &[u8]) -> Option<Vec<EvidenceItem>> {
     if !bytes.trim_ascii_start().starts_with(b"[") {
         return None;
@@ -30,7 +30,7 @@ pub(crate) fn from_nvidia_json(bytes: &[u8]) -> Option<Vec<EvidenceItem>> {
             endorsements: vec![(EndorsementKind::CertificateChain, decode("certificate")?)],
         })
     };
-    devices.iter().map(item).collect()
+    if devices.is_empty() { None } else { devices.iter().map(item).collect() }
 }
 
 /// Gives every device its chain: the one whose leaf signed its report, else the

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use casemate_attestation::azure;
 use casemate_attestation::azure::{HclKind, HclReport};
-use casemate_attestation::x509::{Name, crls_der_or_pem};
 use casemate_attestation::{
     Bundle, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, TrustAnchors,
     UnixTime, VerifyError,
 };
 use serde_json::{Value, json};
 
-use super::collateral::{PCK_CAS, Parts};
+use super::collateral::Parts;
+use super::doubt::doubt;
+use super::lists::Lists;
 use super::{devices, kind};
 use crate::input;
-use crate::table::{line, name_of};
+use crate::table::name_of;
 
 /// One machine's evidence and what supports it.
 #[derive(Default)]
@@ -28,13 +29,13 @@ pub(crate) struct Gathered {
     pub(crate) bundle: Option<Bundle>,
     /// What was not judged.
     pub(crate) left_out: Vec<LeftOut>,
-    /// The first endorsement that does not read, and the file it is in.
-    pub(crate) unread: Option<(VerifyError, String)>,
+    /// The first endorsement that is refused whatever asks for it, and the file it is in.
+    pub(crate) refused: Option<(VerifyError, String)>,
     collateral: Parts,
     /// The files that no bundle is in, and what they hold.
     beside: Vec<(String, &'static str)>,
-    /// The issuers of each file's revocation lists.
-    issuers: Vec<(String, Vec<Name>)>,
+    lists: Lists,
+    read: Read,
 }
 
 /// Something in a directory that was not judged.
@@ -47,8 +48,19 @@ pub(crate) struct LeftOut {
     pub(crate) matters: bool,
 }
 
+/// How much was read.
+#[derive(Default)]
+struct Read {
+    files: usize,
+    bytes: usize,
+}
+
 /// More than one file of these kinds ever needs.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// More than one machine's files ever need, all together.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// In all folders.
+const MAX_ALL_FILES: usize = 512;
 /// In one folder.
 const MAX_FILES: usize = 64;
 /// A machine's folder has one for each device; deeper ones are not looked into.
@@ -91,9 +103,13 @@ impl Gathered {
                 // A pipe or a device would never end.
                 self.leave_out(&path, "not a regular file, not read", true);
             } else {
+                if path.metadata().is_ok_and(|data| data.len() > MAX_FILE_BYTES) {
+                    self.leave_out(&path, "more than 16 MiB, not read", true);
+                    continue;
+                }
                 let bytes = input::bytes(&path, MAX_FILE_BYTES)?;
                 if !self.take(&name_of(&path), &bytes)? {
-                    let doubt = kind::doubt(&path, &bytes);
+                    let doubt = doubt(&path, &bytes);
                     let why = doubt.as_deref().unwrap_or("of no kind that is known here");
                     self.leave_out(&path, why, doubt.is_some());
                 }
@@ -119,6 +135,13 @@ impl Gathered {
     }
 
     fn take(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<bool> {
+        self.read.files = self.read.files.saturating_add(1);
+        self.read.bytes = self.read.bytes.saturating_add(bytes.len());
+        let Read { files, bytes: sum } = self.read;
+        ensure!(
+            files <= MAX_ALL_FILES && sum <= MAX_BYTES,
+            "{name}: expected at most {MAX_ALL_FILES} files and {MAX_BYTES} bytes in all, got more"
+        );
         if let Ok(bundle) = Bundle::decode(bytes) {
             ensure!(
                 self.bundle.replace(bundle).is_none(),
@@ -153,12 +176,18 @@ impl Gathered {
     }
 
     fn take_endorsement(&mut self, name: &str, kind: EndorsementKind, bytes: Vec<u8>) {
-        if let Some(error) = kind::unread(kind, &bytes) {
-            self.unread.get_or_insert((error, name.to_owned()));
-        } else if kind == EndorsementKind::Crl {
-            let lists = crls_der_or_pem(&bytes).unwrap_or_default();
-            let issuers = lists.iter().map(|list| list.issuer().clone()).collect();
-            self.issuers.push((name.to_owned(), issuers));
+        match kind::unread(kind, &bytes) {
+            // A certificate only ever helps: where it is missed, the library says so.
+            Some(error) if kind == EndorsementKind::CertificateChain => {
+                self.left_out.push(LeftOut {
+                    name: name.to_owned(),
+                    why: error.to_string(),
+                    matters: true,
+                });
+            }
+            Some(error) => _ = self.refused.get_or_insert((error, name.to_owned())),
+            None if kind == EndorsementKind::Crl => self.lists.take(name, &bytes),
+            None => {}
         }
         self.endorsements.items.push((kind, bytes));
     }
@@ -180,9 +209,12 @@ impl Gathered {
         devices::pair(&mut self.evidence.items, &mut self.endorsements.items);
         // The CPU's evidence leads, its event log follows.
         self.evidence.items.sort_by_key(|item| item.kind);
+        let whole = self.whole_collateral();
         let collateral = std::mem::take(&mut self.collateral);
-        let bundles = collateral.bundles(&self.endorsements.items, now)?;
-        self.endorsements.items.extend(bundles);
+        if !(whole && collateral.is_empty()) {
+            let bundles = collateral.bundles(&self.endorsements.items, now)?;
+            self.endorsements.items.extend(bundles);
+        }
         Ok(self)
     }
 
@@ -191,30 +223,32 @@ impl Gathered {
         first.map_or_else(String::new, |one| format!("; {} was left out: {}", one.name, one.why))
     }
 
-    /// Leaves out the revocation lists whose issuer nobody here knows: no rule asks them,
-    /// and one whose issuer's name is damaged must not be missed in silence.
-    pub(crate) fn leave_out_strangers(&mut self, anchors: &TrustAnchors) {
-        if self.issuers.is_empty() {
-            return;
+    /// Whether collateral in one piece is there. The lists that an envelope has beside a
+    /// quote are taken as if they had been given.
+    fn whole_collateral(&mut self) -> bool {
+        let quotes = self.evidence.items.iter();
+        let sent = quotes.filter(|item| item.kind == EvidenceKind::TdxQuote);
+        let sent: Vec<_> = sent.flat_map(|item| item.endorsements.iter().cloned()).collect();
+        let is_whole =
+            |(kind, _): &(EndorsementKind, Vec<u8>)| *kind == EndorsementKind::TdxCollateral;
+        let whole = sent.iter().chain(&self.endorsements.items).any(is_whole);
+        for (_, list) in sent.into_iter().filter(|(kind, _)| *kind == EndorsementKind::Crl) {
+            self.take_endorsement("an envelope", EndorsementKind::Crl, list);
         }
-        let vendor = TrustAnchors::vendor();
-        let known = |issuer: &Name| {
-            let amd = [anchors, &vendor].into_iter().flat_map(|anchors| &anchors.amd);
-            let intel = [anchors, &vendor].into_iter().flat_map(|anchors| &anchors.intel);
-            let mut names = amd
-                .map(|anchor| anchor.ark().subject())
-                .chain(intel.map(|anchor| anchor.root().subject()));
-            issuer.common_name.starts_with(PCK_CAS) || names.any(|name| name.der == issuer.der)
-        };
-        for (name, issuers) in &self.issuers {
-            if let Some(stranger) = issuers.iter().find(|issuer| !known(issuer)) {
-                let why = format!(
-                    "a revocation list by {:?}, which no trust anchor is",
-                    line(&stranger.common_name)
-                );
-                self.left_out.push(LeftOut { name: name.clone(), why, matters: true });
-            }
-        }
+        whole
+    }
+
+    /// The file that does not read for the reason that `error` gives.
+    pub(crate) fn unread(&self, error: &VerifyError) -> Option<&str> {
+        let why = error.to_string();
+        self.left_out.iter().find(|one| one.why == why).map(|one| one.name.as_str())
+    }
+
+    /// Judges the revocation lists themselves, under the caller's anchors.
+    pub(crate) fn judge_lists(&mut self, anchors: &TrustAnchors) {
+        let judged = self.lists.judge(&self.evidence, &self.endorsements, anchors);
+        self.left_out.extend(judged.left_out);
+        self.refused = self.refused.take().or(judged.refused);
     }
 
     /// Whether evidence is there without that which alone makes it worth something: an

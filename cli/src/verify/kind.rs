@@ -4,10 +4,6 @@
 //! hold is the library's to refuse, by name: to pass it over could turn a no into a
 //! yes, as with a revocation list.
 
-use std::path::Path;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use casemate_attestation::azure::TpmQuote;
 use casemate_attestation::gpu::ocsp;
 use casemate_attestation::tdx::Collateral;
@@ -23,10 +19,6 @@ const SNP_VERSIONS: u32 = 255;
 /// The vendor id of Intel's quoting enclaves (Intel TDX DCAP Quoting Library API,
 /// appendix A.3.1).
 const INTEL_QE: [u8; 16] = 0x939a_7233_f79c_4ca9_940a_0db3_957f_0607_u128.to_be_bytes();
-/// No certificate, list or evidence is so short; nonces, report data and digests are.
-const MAX_TOKEN_BYTES: usize = 128;
-/// Ends of names that say that a file is an endorsement, whatever became of it.
-const ENDORSEMENT_NAMES: [&str; 6] = ["der", "crl", "pem", "crt", "cer", "p7b"];
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 /// UTCTime and GeneralizedTime.
@@ -119,33 +111,6 @@ pub(super) fn trimmed(bytes: &[u8]) -> &[u8] {
     if text.starts_with(b"-----BEGIN ") { text } else { bytes }
 }
 
-/// Why a file that is of no kind may yet be more than a note that lies beside evidence.
-pub(super) fn doubt(path: &Path, bytes: &[u8]) -> Option<String> {
-    let named = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
-    if ENDORSEMENT_NAMES.iter().any(|name| named.eq_ignore_ascii_case(name)) {
-        return Some(format!("named as an endorsement, and reads as none: {}", begins(bytes)));
-    }
-    if !is_text(bytes) {
-        let long = bytes.len() > MAX_TOKEN_BYTES || is_der(bytes);
-        return long.then(|| format!("binary of no kind that is known here: {}", begins(bytes)));
-    }
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    if bytes.is_empty() && !hidden {
-        return Some("empty".to_owned());
-    }
-    let has = |part: &str| bytes.windows(part.len()).any(|window| window == part.as_bytes());
-    if has("-----BEGIN ") {
-        return Some("text with PEM of another kind, or not at the start of a line".to_owned());
-    }
-    let names = ["tcbInfo", "enclaveIdentity", "hcl_report", "tpm_quote", "td_quote"];
-    let list = bytes.trim_ascii_start().starts_with(b"[") && has("\"evidence\"");
-    if list || names.iter().any(|name| has(&format!("\"{name}\""))) {
-        return Some("JSON with the names of evidence or collateral, and reads as none".to_owned());
-    }
-    let inner = decoded(bytes).filter(|inner| is_der(inner) || is_known(inner));
-    inner.map(|_| "evidence or endorsements in base64 or hex: expected the bytes".to_owned())
-}
-
 /// Why `bytes` that were named as evidence or an endorsement are neither, as far as that
 /// can be told: an object of ours says it by its count of members.
 pub(super) fn why_unknown(bytes: &[u8]) -> String {
@@ -159,7 +124,7 @@ pub(super) fn why_unknown(bytes: &[u8]) -> String {
     error.map_or_else(|| begins(bytes), |error| format!("{}; {error}", begins(bytes)))
 }
 
-fn begins(bytes: &[u8]) -> String {
+pub(super) fn begins(bytes: &[u8]) -> String {
     let first = bytes.get(..8).unwrap_or(bytes);
     match bytes.len() {
         0 => "0 bytes".to_owned(),
@@ -167,7 +132,7 @@ fn begins(bytes: &[u8]) -> String {
     }
 }
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The label of the first PEM block (RFC 7468) that begins at the start of a line. Quotes
 /// and certificate tables have PEM inside of them, and zeros, which text has not.
@@ -238,32 +203,18 @@ fn element(bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
 }
 
 /// Whether `bytes` begin as DER of more than 127 bytes does.
-fn is_der(bytes: &[u8]) -> bool {
+pub(super) fn is_der(bytes: &[u8]) -> bool {
     matches!(bytes, [SEQUENCE, 0x81..=0x84, ..])
 }
 
-fn is_known(bytes: &[u8]) -> bool {
+pub(super) fn is_known(bytes: &[u8]) -> bool {
     let ours = Bundle::decode(bytes).is_ok() || Evidence::decode(bytes).is_ok();
     ours || evidence(bytes).is_some() || endorsement(bytes).is_some()
 }
 
-/// What the whole of `text` says in base64 or hex, one word a line.
-fn decoded(text: &[u8]) -> Option<Vec<u8>> {
-    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    let word = lines.collect::<Vec<_>>().concat();
-    let digits = word.strip_prefix(b"0x").unwrap_or(&word);
-    // What is cut short is decoded as far as it goes.
-    let bare = word.trim_ascii_end().split(|byte| *byte == b'=').next().unwrap_or_default();
-    let bare = bare.get(..bare.len() & !3).unwrap_or_default();
-    hex::decode(digits)
-        .or_else(|_| STANDARD_NO_PAD.decode(bare))
-        .or_else(|_| URL_SAFE_NO_PAD.decode(bare))
-        .ok()
-}
-
 /// Whether a person wrote `bytes`, in whatever character set. DER and reports have control
 /// characters from their first bytes on.
-fn is_text(bytes: &[u8]) -> bool {
+pub(super) fn is_text(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace())
 }
 
@@ -322,41 +273,6 @@ mod tests {
         for other in [&[0x30, 9, 0x30, 2, 6, 0, 3, 0][..], &[0x30, 3, 2, 1, 0], &[0x30, 0x85], &[]]
         {
             assert_eq!(certificate_or_list(other), None);
-        }
-    }
-
-    #[test]
-    fn notes_are_harmless_and_what_may_be_more_is_not() {
-        let note = |name: &str, bytes: &[u8]| doubt(Path::new(name), bytes);
-        let json = br#"{"report": "report.bin", "vek": "vek.der", "chip_id": "00ff"}"#;
-        for (name, bytes) in [
-            ("README.md", &b"# A machine\n\nMade of MIIC, see -----.\n"[..]),
-            ("meta.json", json),
-            (".gitignore", b"*.bin\n"),
-            (".gitkeep", b""),
-            ("inblob", &[7; 64]),
-            ("SHA256", b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n"),
-            ("notiz", b"gr\xf6\xdfer als sonst\n"),
-        ] {
-            assert_eq!(note(name, bytes), None, "{name}");
-        }
-        let der = [&[0x30, 0x82, 2, 0][..], &[7; 512]].concat();
-        let base64 = STANDARD_NO_PAD.encode(&der);
-        let lines: Vec<_> = base64.as_bytes().chunks(64).map(<[u8]>::to_vec).collect();
-        for (name, bytes) in [
-            ("crl", &der[..20]),
-            ("crl", &base64.as_bytes()[..401]),
-            ("crl", &lines.join(&b"\r\n"[..])),
-            ("crl", hex::encode(&der).as_bytes()),
-            ("crl.der", b"<html>404</html>"),
-            ("crl", b""),
-            ("key", b"-----BEGIN PRIVATE KEY-----"),
-            ("note", b"it says \"-----BEGIN X509 CRL-----\""),
-            ("blob", &[7; 129]),
-            ("collateral", b"\xef\xbb\xbf{\"tcbInfo\":"),
-            ("gpus", b"[{\"evidence\":"),
-        ] {
-            assert!(note(name, bytes).is_some(), "{name} {bytes:?}");
         }
     }
 }

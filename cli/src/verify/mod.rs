@@ -6,8 +6,10 @@
 mod bundled;
 mod collateral;
 mod devices;
+mod doubt;
 mod gather;
 mod kind;
+mod lists;
 mod print;
 mod state;
 mod tree;
@@ -21,7 +23,7 @@ use casemate_attestation::policy::MAX_POLICY_BYTES;
 use casemate_attestation::seen::GRACE_DAYS;
 use casemate_attestation::{
     Appraisal, Bundle, Check, Claims, Expected, Policy, ReferenceValues, TrustAnchors, UnixTime,
-    Verified, appraise, verify,
+    Verified, VerifyError, appraise, verify,
 };
 use clap::Args;
 
@@ -122,8 +124,9 @@ fn judge(arguments: &Arguments) -> anyhow::Result<Said> {
         (None, None) => Expected::Nothing,
     };
     let now = arguments.at.map_or_else(clock, Ok)?;
+    refuse_bundle_inside(arguments)?;
     let mut gathered = Gathered::from_paths(&arguments.paths, now)?;
-    gathered.leave_out_strangers(&anchors);
+    gathered.judge_lists(&anchors);
     if let Some(bundle) = &gathered.bundle {
         return bundled::judge(arguments, bundle, &gathered.left_out, &anchors);
     }
@@ -176,23 +179,40 @@ fn appraised(
     Ok(print::appraisal(&appraisal, &open, setting))
 }
 
-/// What the evidence says, or why it is refused. An endorsement that does not read is a
-/// refusal whether or not this evidence made the library look at it: what it says of the
-/// machine is not known.
+/// What the evidence says, or why it is refused. A list that does not read, or that
+/// revokes, is a refusal whether or not this evidence made the library look at it.
 fn verified<'a>(
     gathered: &'a Gathered,
     anchors: &TrustAnchors,
     now: UnixTime,
 ) -> Result<Verified<Claims>, Refusal<'a>> {
     let outcome = verify(&gathered.evidence, anchors, &gathered.endorsements, now);
-    let Some((unread, file)) = &gathered.unread else {
-        return outcome.map_err(|error| Refusal { error, file: None });
+    let named = |error: VerifyError| Refusal { file: gathered.unread(&error), error };
+    let Some((refused, file)) = &gathered.refused else {
+        return outcome.map_err(named);
     };
     match outcome {
-        Err(error) if error.reason != unread.reason && !print::is_missing(error.reason) => {
-            Err(Refusal { error, file: None })
+        Err(error) if error.reason != refused.reason && !print::is_missing(error.reason) => {
+            Err(named(error))
         }
-        _ => Err(Refusal { error: unread.clone(), file: Some(file) }),
+        _ => Err(Refusal { error: refused.clone(), file: Some(file) }),
+    }
+}
+
+/// A bundle among the evidence would be judged in its place the next time.
+fn refuse_bundle_inside(arguments: &Arguments) -> anyhow::Result<()> {
+    let Some(bundle) = &arguments.bundle else { return Ok(()) };
+    let folder = bundle.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let Ok(folder) = folder.unwrap_or(Path::new(".")).canonicalize() else { return Ok(()) };
+    let mut folders = arguments.paths.iter().filter(|path| path.is_dir());
+    let read = folders.find(|path| path.canonicalize().is_ok_and(|path| folder.starts_with(path)));
+    match read {
+        None => Ok(()),
+        Some(path) => bail!(
+            "--bundle: expected a file outside of what is read, got {} in {}",
+            name_of(bundle),
+            name_of(path)
+        ),
     }
 }
 

@@ -7,7 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::machine::{AT, Machine, START, block, psp, snp_machine, tdx_machine};
+use casemate_attestation::{EndorsementKind, Evidence, EvidenceItem, EvidenceKind};
+use casemate_model::tdx::CollateralSpec;
+
+use crate::machine::{
+    AT, Machine, START, block, psp, snp_machine, tdx_machine, tdx_machine_of_model,
+};
 
 /// A file's name and content; exit code and reason code.
 type Case<'a> = (&'a str, &'a [u8], (i32, Option<&'a str>));
@@ -150,6 +155,119 @@ fn an_endorsement_that_does_not_read_is_refused_by_name() {
     let (code, said) = machine.json(&[&machine.path("")], &[]);
     assert_eq!((code, &said["code"]), (1, &json!("crl-malformed")), "{said}");
     assert!(said["reason"].as_str().unwrap().contains("pck2.crl"), "{said}");
+}
+
+/// A certificate that was not needed takes nothing from a machine but the yes.
+#[test]
+fn a_certificate_that_does_not_read_is_named() {
+    let machine = Machine::affirmed();
+    machine.put("other.pem", b"# of another machine\n-----BEGIN CERTIFICATE-----\nAA\n");
+    let (code, said) = machine.judged();
+    assert_eq!((code, &said["code"]), (2, &Value::Null), "{said}");
+    assert_eq!(said["left_out"][0]["matters"], json!(true), "{said}");
+}
+
+/// The code of a TDX machine's answer, or that something that matters was left out.
+fn refused_or_left_out(machine: &Machine) -> Option<String> {
+    let (code, said) = machine.json(&[&machine.path("")], &[]);
+    assert_ne!(code, 0, "{said}");
+    let left_out = said.get("left_out").and_then(Value::as_array).unwrap();
+    let matters = left_out.iter().any(|one| one.get("matters") == Some(&json!(true)));
+    let reason = said.get("code").and_then(Value::as_str).map(str::to_owned);
+    reason.or(matters.then(|| "left out".to_owned()))
+}
+
+/// Whatever its name, whatever it lies beside.
+#[test]
+fn a_list_of_intels_that_revokes_is_never_passed_over() {
+    let (tdx, machine) = tdx_machine_of_model();
+    let revoking = |change: fn(&mut CollateralSpec)| {
+        let mut spec = CollateralSpec::new(&tdx, START);
+        change(&mut spec);
+        tdx.collateral(&spec).unwrap()
+    };
+    let pck = revoking(|spec| spec.revoke_pck = true).pck_crls.remove(0);
+    let root = revoking(|spec| spec.revoke_pck_ca = true).root_crl;
+    assert_eq!(refused_or_left_out(&machine), None);
+    for list in [&pck, &root] {
+        for name in ["aa.crl", "zz.crl"] {
+            machine.put(name, list);
+            assert_eq!(refused_or_left_out(&machine).as_deref(), Some("revoked"), "{name}");
+            std::fs::remove_file(machine.path(name)).unwrap();
+        }
+    }
+    // Of a damaged one, whatever byte it is, one cannot know what it says.
+    for list in [&pck, &root] {
+        for at in (0..list.len()).step_by(11) {
+            let mut damaged = list.clone();
+            damaged[at] ^= 0x41;
+            machine.put("aa.crl", &damaged);
+            assert!(refused_or_left_out(&machine).is_some(), "byte {at}");
+        }
+    }
+    // Beside collateral in one piece, and in an envelope.
+    let whole = revoking(|_| ()).encode();
+    for file in ["tcb_info.json", "qe_identity.json", "chain.pem", "root.crl", "pck.crl", "aa.crl"]
+    {
+        std::fs::remove_file(machine.path(file)).unwrap();
+    }
+    machine.put("collateral.cbor", &whole);
+    assert_eq!(refused_or_left_out(&machine), None);
+    machine.put("pck.crl", &pck);
+    assert_eq!(refused_or_left_out(&machine).as_deref(), Some("revoked"));
+    let quote = std::fs::read(machine.path("quote.bin")).unwrap();
+    for file in ["collateral.cbor", "pck.crl", "quote.bin"] {
+        std::fs::remove_file(machine.path(file)).unwrap();
+    }
+    for (list, wanted) in [(&pck[..], "revoked"), (&pck[1..], "crl-malformed")] {
+        let endorsements = vec![
+            (EndorsementKind::TdxCollateral, whole.clone()),
+            (EndorsementKind::Crl, list.to_vec()),
+        ];
+        let kind = EvidenceKind::TdxQuote;
+        let item = EvidenceItem { kind, evidence: quote.clone(), endorsements };
+        machine.put("envelope.cbor", &Evidence { items: vec![item] }.encode());
+        assert_eq!(refused_or_left_out(&machine).as_deref(), Some(wanted));
+    }
+}
+
+#[test]
+fn what_is_read_has_a_limit_altogether() {
+    let machine = Machine::affirmed();
+    for number in 0..5 {
+        machine.put(&format!("{number}.log"), &vec![b'x'; 16 * 1024 * 1024]);
+    }
+    let (code, said) = machine.judged();
+    assert_eq!((code, &said["code"]), (2, &json!("input")), "{said}");
+    assert!(said["reason"].as_str().unwrap().contains("bytes in all"), "{said}");
+    (0..5).for_each(|number| std::fs::remove_file(machine.path(&format!("{number}.log"))).unwrap());
+    machine.put("large.log", &vec![b'x'; 16 * 1024 * 1024 + 1]);
+    let (code, said) = machine.judged();
+    assert_eq!((code, &said["left_out"][0]["matters"]), (2, &json!(true)), "{said}");
+}
+
+#[test]
+fn an_empty_array_is_no_evidence() {
+    let machine = Machine::affirmed();
+    machine.put("gpus.json", b"[]");
+    let (code, said) = machine.judged();
+    assert_eq!((code, said["left_out"].as_array().unwrap().len()), (0, 1), "{said}");
+}
+
+#[test]
+fn what_a_run_writes_does_not_spoil_the_next() {
+    let machine = Machine::affirmed();
+    let state = machine.path("state.json").to_str().unwrap().to_owned();
+    let flags = [machine.yes_flags(), vec!["--state".to_owned(), state]].concat();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    for _ in 0..2 {
+        let (code, said) = machine.json(&[&machine.path("")], &flags);
+        assert_eq!(code, 0, "{said}");
+    }
+    let bundle = machine.path("bundle.cbor");
+    let flags = [&flags[..2], &["--bundle", bundle.to_str().unwrap()]].concat();
+    let (code, said) = machine.json(&[&machine.path("")], &flags);
+    assert_eq!((code, &said["code"], bundle.exists()), (2, &json!("input"), false), "{said}");
 }
 
 #[test]

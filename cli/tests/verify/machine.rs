@@ -147,6 +147,10 @@ pub(crate) fn snp_machine() -> Machine {
 }
 
 pub(crate) fn tdx_machine() -> Machine {
+    tdx_machine_of_model().1
+}
+
+pub(crate) fn tdx_machine_of_model() -> (TdxModel, Machine) {
     let tdx = TdxModel::generate(TdxConfig::new(START)).unwrap();
     let paravisor = Paravisor::generate().unwrap();
     let runtime = paravisor.runtime(&USER_DATA);
@@ -163,5 +167,6 @@ pub(crate) fn tdx_machine() -> Machine {
         ("root.crl", &collateral.root_crl),
         ("pck.crl", collateral.pck_crls.first().unwrap()),
     ];
-    Machine::new(&files, &format!("vendor = []\n{}", tdx.anchor_toml("model")))
+    let machine = Machine::new(&files, &format!("vendor = []\n{}", tdx.anchor_toml("model")));
+    (tdx, machine)
 }
