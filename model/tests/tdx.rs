@@ -377,6 +377,55 @@ fn of_several_sets_the_newest_that_fits_judges() {
     }
 }
 
+/// A list outside of the collateral is asked too, sent or supplied.
+#[test]
+fn a_list_beside_collateral_counts() {
+    let quote = MODEL.quote(&spec(BodyKind::Td10)).unwrap();
+    let set = |change: fn(&mut CollateralSpec)| {
+        let mut spec = collateral_spec();
+        change(&mut spec);
+        MODEL.collateral(&spec).unwrap()
+    };
+    let judged = |list: &[u8], sent: bool| {
+        let list = (EndorsementKind::Crl, list.to_vec());
+        let whole = (EndorsementKind::TdxCollateral, set(|_| ()).encode());
+        let (endorsements, items) =
+            if sent { (vec![whole, list], vec![]) } else { (vec![whole], vec![list]) };
+        let item =
+            EvidenceItem { kind: EvidenceKind::TdxQuote, evidence: quote.clone(), endorsements };
+        let anchors = TrustAnchors { intel: vec![anchor(&MODEL)], ..TrustAnchors::default() };
+        verify(&Evidence { items: vec![item] }, &anchors, &Endorsements { items }, now())
+            .map(|_| ())
+            .map_err(|error| error.reason)
+    };
+    // Of the root's name, by another key.
+    let other = model(at("2026-06-01T00:00:00Z"));
+    let other_spec = CollateralSpec::new(&other, at("2026-06-01T00:00:00Z"));
+    let of_another = other.collateral(&other_spec).unwrap().root_crl;
+    let good = set(|_| ());
+    let good_pck = good.pck_crls.first().unwrap().clone();
+    let mut flipped = good_pck.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    // Of an issuer that nobody here is.
+    let mut stranger = good_pck.clone();
+    let at = stranger.windows(8).position(|word| word == b"Platform").unwrap();
+    stranger[at] = b'Q';
+    for (list, wanted) in [
+        (good.root_crl, Ok(())),
+        (good_pck.clone(), Ok(())),
+        (set(|spec| spec.revoke_pck = true).pck_crls.remove(0), Err(Reason::Revoked)),
+        (set(|spec| spec.revoke_pck_ca = true).root_crl, Err(Reason::Revoked)),
+        (set(|spec| spec.revoke_tcb_signing = true).root_crl, Err(Reason::Revoked)),
+        (flipped, Err(Reason::CrlSignature)),
+        (of_another, Err(Reason::CrlSignature)),
+        (stranger, Ok(())),
+        (good_pck[1..].to_vec(), Err(Reason::CrlMalformed)),
+    ] {
+        assert_eq!(judged(&list, false), wanted);
+        assert_eq!(judged(&list, true), wanted);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

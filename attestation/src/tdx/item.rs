@@ -11,6 +11,7 @@ use crate::error::{Reason, VerifyError};
 use crate::evidence::{EndorsementKind, EvidenceItem};
 use crate::time::UnixTime;
 use crate::verify::{Endorsements, Verified};
+use crate::x509::{Crl, crls_der_or_pem};
 
 /// Collateral that was prepared under one root, by the SHA-256 of its bundle.
 /// Only what Intel signed gets in, and of that no more than a fixed number.
@@ -55,9 +56,11 @@ pub(crate) fn verify_item(
     endorsements: &Endorsements,
     now: UnixTime,
 ) -> Result<Verified<TdxClaims>, VerifyError> {
+    let sources = [&endorsements.items, &item.endorsements];
+    let lists = lists(&sources)?;
     let mut unfit = None;
-    for source in [&endorsements.items, &item.endorsements] {
-        if let Some(claims) = judge(&item.evidence, source, anchors, now, &mut unfit)? {
+    for source in sources {
+        if let Some(claims) = judge(&item.evidence, source, &lists, anchors, now, &mut unfit)? {
             return Ok(claims);
         }
         if let Some(error) = unfit.take_if(|error| !is_of_another(error)) {
@@ -67,11 +70,20 @@ pub(crate) fn verify_item(
     Err(unfit.unwrap_or_else(missing))
 }
 
+/// The revocation lists that are in no set of collateral.
+fn lists(sources: &[&Vec<(EndorsementKind, Vec<u8>)>]) -> Result<Vec<Crl>, VerifyError> {
+    let all = sources.iter().flat_map(|source| source.iter());
+    let lists = all.filter(|(kind, _)| *kind == EndorsementKind::Crl);
+    let lists: Result<Vec<_>, _> = lists.map(|(_, bytes)| crls_der_or_pem(bytes)).collect();
+    Ok(lists?.concat())
+}
+
 /// What the newest set in `source` says of `quote`, if one is of use. Why the
 /// others are not goes to `unfit`; a set that refuses the quote is an error.
 fn judge(
     quote: &[u8],
     source: &[(EndorsementKind, Vec<u8>)],
+    lists: &[Crl],
     anchors: &TrustAnchors,
     now: UnixTime,
     unfit: &mut Option<VerifyError>,
@@ -85,7 +97,11 @@ fn judge(
                 continue;
             }
         };
-        match set.verify(quote, now) {
+        let outcome = set.verify(quote, now);
+        if outcome.is_ok() {
+            lists.iter().try_for_each(|list| set.check_list(quote, list))?;
+        }
+        match outcome {
             Ok(claims) if best.as_ref().is_none_or(|known| age(known) < age(&claims)) => {
                 best = Some(claims);
             }

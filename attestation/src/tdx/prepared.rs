@@ -144,6 +144,25 @@ impl Prepared {
         }))
     }
 
+    /// Checks a list that came beside this collateral against the chain of a quote that
+    /// verified, and against the signers: if it is by the root or by the PCK CA, it must
+    /// be signed and must not revoke. When it was made does not count.
+    pub(super) fn check_list(&self, quote: &[u8], list: &Crl) -> Result<(), VerifyError> {
+        let chain = Quote::parse(quote)?.pck_chain;
+        let pck = self.memo.pck(chain, &self.root, &self.root_crl, &self.pck_crls)?;
+        let is_by = |one: &&Certificate| one.subject().der == list.issuer().der;
+        let Some(issuer) = [&pck.ca.certificate, &self.root].into_iter().find(is_by) else {
+            return Ok(());
+        };
+        certificates::check_crl_issued_by(list, issuer)?;
+        [&pck.certificate, &pck.ca.certificate]
+            .into_iter()
+            .chain(&self.tcb_info_signers)
+            .chain(&self.qe_identity_signers)
+            .filter(|one| one.issuer().der == list.issuer().der)
+            .try_for_each(|one| list.check_not_revoked(one))
+    }
+
     /// Everything with a window must be inside of it: certificates first,
     /// because collateral older than a platform says nothing of it.
     fn check_current(&self, pck: &Pck, now: UnixTime) -> Result<(), VerifyError> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use casemate_attestation::azure;
 use casemate_attestation::azure::{HclKind, HclReport};
+use casemate_attestation::x509::crls_der_or_pem;
 use casemate_attestation::{
     Bundle, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, TrustAnchors,
     UnixTime, VerifyError,
@@ -29,8 +30,8 @@ pub(crate) struct Gathered {
     pub(crate) bundle: Option<Bundle>,
     /// What was not judged.
     pub(crate) left_out: Vec<LeftOut>,
-    /// The first endorsement that is refused whatever asks for it, and the file it is in.
-    pub(crate) refused: Option<(VerifyError, String)>,
+    /// The first endorsement that does not read, and the file it is in.
+    pub(crate) unread: Option<(VerifyError, String)>,
     collateral: Parts,
     /// The files that no bundle is in, and what they hold.
     beside: Vec<(String, &'static str)>,
@@ -185,8 +186,10 @@ impl Gathered {
                     matters: true,
                 });
             }
-            Some(error) => _ = self.refused.get_or_insert((error, name.to_owned())),
-            None if kind == EndorsementKind::Crl => self.lists.take(name, &bytes),
+            Some(error) => _ = self.unread.get_or_insert((error, name.to_owned())),
+            None if kind == EndorsementKind::Crl => {
+                self.lists.take(name, &crls_der_or_pem(&bytes).unwrap_or_default());
+            }
             None => {}
         }
         self.endorsements.items.push((kind, bytes));
@@ -209,7 +212,7 @@ impl Gathered {
         devices::pair(&mut self.evidence.items, &mut self.endorsements.items);
         // The CPU's evidence leads, its event log follows.
         self.evidence.items.sort_by_key(|item| item.kind);
-        let whole = self.whole_collateral();
+        let whole = self.has_whole_collateral();
         let collateral = std::mem::take(&mut self.collateral);
         if !(whole && collateral.is_empty()) {
             let bundles = collateral.bundles(&self.endorsements.items, now)?;
@@ -223,32 +226,22 @@ impl Gathered {
         first.map_or_else(String::new, |one| format!("; {} was left out: {}", one.name, one.why))
     }
 
-    /// Whether collateral in one piece is there. The lists that an envelope has beside a
-    /// quote are taken as if they had been given.
-    fn whole_collateral(&mut self) -> bool {
-        let quotes = self.evidence.items.iter();
-        let sent = quotes.filter(|item| item.kind == EvidenceKind::TdxQuote);
-        let sent: Vec<_> = sent.flat_map(|item| item.endorsements.iter().cloned()).collect();
-        let is_whole =
-            |(kind, _): &(EndorsementKind, Vec<u8>)| *kind == EndorsementKind::TdxCollateral;
-        let whole = sent.iter().chain(&self.endorsements.items).any(is_whole);
-        for (_, list) in sent.into_iter().filter(|(kind, _)| *kind == EndorsementKind::Crl) {
-            self.take_endorsement("an envelope", EndorsementKind::Crl, list);
-        }
-        whole
+    /// Whether collateral in one piece is there.
+    fn has_whole_collateral(&self) -> bool {
+        let sent = self.evidence.items.iter().flat_map(|item| &item.endorsements);
+        let mut all = sent.chain(&self.endorsements.items);
+        all.any(|(kind, _)| *kind == EndorsementKind::TdxCollateral)
     }
 
     /// The file that does not read for the reason that `error` gives.
-    pub(crate) fn unread(&self, error: &VerifyError) -> Option<&str> {
+    pub(crate) fn file_of(&self, error: &VerifyError) -> Option<&str> {
         let why = error.to_string();
         self.left_out.iter().find(|one| one.why == why).map(|one| one.name.as_str())
     }
 
-    /// Judges the revocation lists themselves, under the caller's anchors.
-    pub(crate) fn judge_lists(&mut self, anchors: &TrustAnchors) {
-        let judged = self.lists.judge(&self.evidence, &self.endorsements, anchors);
-        self.left_out.extend(judged.left_out);
-        self.refused = self.refused.take().or(judged.refused);
+    /// Leaves out the revocation lists of nobody whom `anchors` or the evidence know.
+    pub(crate) fn leave_out_strangers(&mut self, anchors: &TrustAnchors) {
+        self.left_out.extend(self.lists.strangers(&self.evidence, anchors));
     }
 
     /// Whether evidence is there without that which alone makes it worth something: an

@@ -126,7 +126,7 @@ fn judge(arguments: &Arguments) -> anyhow::Result<Said> {
     let now = arguments.at.map_or_else(clock, Ok)?;
     refuse_bundle_inside(arguments)?;
     let mut gathered = Gathered::from_paths(&arguments.paths, now)?;
-    gathered.judge_lists(&anchors);
+    gathered.leave_out_strangers(&anchors);
     if let Some(bundle) = &gathered.bundle {
         return bundled::judge(arguments, bundle, &gathered.left_out, &anchors);
     }
@@ -179,23 +179,24 @@ fn appraised(
     Ok(print::appraisal(&appraisal, &open, setting))
 }
 
-/// What the evidence says, or why it is refused. A list that does not read, or that
-/// revokes, is a refusal whether or not this evidence made the library look at it.
+/// What the evidence says, or why it is refused. A list that does not read is a refusal
+/// whether or not this evidence made the library look at it: what it says of the machine
+/// is not known.
 fn verified<'a>(
     gathered: &'a Gathered,
     anchors: &TrustAnchors,
     now: UnixTime,
 ) -> Result<Verified<Claims>, Refusal<'a>> {
     let outcome = verify(&gathered.evidence, anchors, &gathered.endorsements, now);
-    let named = |error: VerifyError| Refusal { file: gathered.unread(&error), error };
-    let Some((refused, file)) = &gathered.refused else {
+    let named = |error: VerifyError| Refusal { file: gathered.file_of(&error), error };
+    let Some((unread, file)) = &gathered.unread else {
         return outcome.map_err(named);
     };
     match outcome {
-        Err(error) if error.reason != refused.reason && !print::is_missing(error.reason) => {
+        Err(error) if error.reason != unread.reason && !print::is_missing(error.reason) => {
             Err(named(error))
         }
-        _ => Err(Refusal { error: refused.clone(), file: Some(file) }),
+        _ => Err(Refusal { error: unread.clone(), file: Some(file) }),
     }
 }
 
