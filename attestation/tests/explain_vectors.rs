@@ -36,7 +36,7 @@ fn an_svsm_launch_is_traced() {
     let plain = Launch { ovmf, ovmf_digest: None, kernel: None, vcpu, vcpus: 1 };
     let without = said(launch_digest(&plain).unwrap());
     assert_eq!(without, ["SVSM: expected one, launched without"]);
-    assert!(said([1; 48])[0].starts_with("no known variant"));
+    assert!(said([1; 48])[0].starts_with("no launch that was tried"));
 }
 
 /// The image with one more entry in its footer: where an SVSM is entered. The
@@ -111,5 +111,5 @@ fn a_digest_is_traced_to_the_launch_that_gave_it() {
     );
     let other = KernelHashes::new(b"another kernel", b"initrd", "quiet");
     let unknown = said(&Launch { kernel: Some(other), ..expected });
-    assert!(unknown[0].starts_with("no known variant"), "{unknown:?}");
+    assert!(unknown[0].starts_with("no launch that was tried"), "{unknown:?}");
 }

@@ -75,7 +75,7 @@ fn lists(sources: &[&Vec<(EndorsementKind, Vec<u8>)>]) -> Result<Vec<Crl>, Verif
     let all = sources.iter().flat_map(|source| source.iter());
     let lists = all.filter(|(kind, _)| *kind == EndorsementKind::Crl);
     let lists: Result<Vec<_>, _> = lists.map(|(_, bytes)| crls_der_or_pem(bytes)).collect();
-    Ok(lists?.concat())
+    Ok(lists?.into_iter().flatten().collect())
 }
 
 /// What the newest set in `source` says of `quote`, if one is of use. Why the

@@ -159,6 +159,7 @@ impl Prepared {
             .into_iter()
             .chain(&self.tcb_info_signers)
             .chain(&self.qe_identity_signers)
+            .chain([&self.root])
             .filter(|one| one.issuer().der == list.issuer().der)
             .try_for_each(|one| list.check_not_revoked(one))
     }

@@ -22,6 +22,9 @@ const ID_AUTH_BYTES: usize = 4096;
 /// Why a file that is of no kind may matter, if so.
 pub(super) fn doubt(path: &Path, bytes: &[u8]) -> Option<String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    if LEFT_BY_SYSTEMS.iter().any(|magic| bytes.starts_with(magic)) {
+        return None;
+    }
     if is_named(&name) {
         return Some(format!("named as an endorsement, and reads as none: {}", begins(bytes)));
     }
@@ -31,9 +34,8 @@ pub(super) fn doubt(path: &Path, bytes: &[u8]) -> Option<String> {
         return (!by_nature).then(|| "empty".to_owned());
     }
     if !is_text(bytes) {
-        let known = LEFT_BY_SYSTEMS.iter().any(|magic| bytes.starts_with(magic));
         let long = bytes.len() > MAX_TOKEN_BYTES || is_der(bytes);
-        let matters = long && !known && !is_id_auth(bytes);
+        let matters = long && !is_id_auth(bytes);
         return matters.then(|| format!("binary of no kind that is known here: {}", begins(bytes)));
     }
     let text = String::from_utf8_lossy(bytes);
@@ -69,7 +71,7 @@ fn is_id_auth(bytes: &[u8]) -> bool {
 fn holds_der(text: &str) -> bool {
     let is_word = |c: char| c.is_ascii_alphanumeric() || "+/-_".contains(c);
     let begins_base64 =
-        |word: &str| word.starts_with("MII") || word.starts_with("MIH") || word.starts_with("MIG");
+        |word: &str| ["MIG", "MIH", "MII", "MIM"].iter().any(|start| word.starts_with(start));
     let begins_hex =
         |word: &str| ["3081", "3082", "3083"].iter().any(|start| word.starts_with(start));
     let is_hex = |word: &str| word.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -116,6 +118,7 @@ mod tests {
     fn notes_are_harmless_and_what_may_be_more_is_not() {
         let note = |name: &str, bytes: &[u8]| doubt(Path::new(name), bytes);
         let store = [b"\0\0\0\x01Bud1".as_slice(), &[7; 500]].concat();
+        let apple_double = [&[0, 5, 22, 7, 0, 2, 0, 0][..], &[7; 500]].concat();
         let id_auth = [&[1, 0, 0, 0, 1, 0, 0, 0][..], &[0; 56], &[9; 4032]].concat();
         let json = br#"{"report": "report.bin", "vek": "vek.der", "chip_id": "00ff"}"#;
         for (name, bytes) in [
@@ -127,6 +130,7 @@ mod tests {
             ("SHA256", b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n"),
             ("state.json.lock", b""),
             (".DS_Store", &store),
+            ("._pck.crl", &apple_double),
             ("id_auth.bin", &id_auth),
             ("notiz", b"gr\xf6\xdfer als sonst\n"),
         ] {

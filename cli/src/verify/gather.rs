@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use casemate_attestation::azure;
 use casemate_attestation::azure::{HclKind, HclReport};
-use casemate_attestation::x509::crls_der_or_pem;
 use casemate_attestation::{
     Bundle, EndorsementKind, Endorsements, Evidence, EvidenceItem, EvidenceKind, TrustAnchors,
     UnixTime, VerifyError,
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::collateral::Parts;
 use super::doubt::doubt;
-use super::lists::Lists;
+use super::lists::{self, Lists};
 use super::{devices, kind};
 use crate::input;
 use crate::table::name_of;
@@ -30,7 +29,7 @@ pub(crate) struct Gathered {
     pub(crate) bundle: Option<Bundle>,
     /// What was not judged.
     pub(crate) left_out: Vec<LeftOut>,
-    /// The first endorsement that does not read, and the file it is in.
+    /// The first list or certificate table that does not read, and the file it is in.
     pub(crate) unread: Option<(VerifyError, String)>,
     collateral: Parts,
     /// The files that no bundle is in, and what they hold.
@@ -187,10 +186,7 @@ impl Gathered {
                 });
             }
             Some(error) => _ = self.unread.get_or_insert((error, name.to_owned())),
-            None if kind == EndorsementKind::Crl => {
-                self.lists.take(name, &crls_der_or_pem(&bytes).unwrap_or_default());
-            }
-            None => {}
+            None => lists::of(kind, &bytes).iter().for_each(|list| self.lists.take(name, list)),
         }
         self.endorsements.items.push((kind, bytes));
     }

@@ -179,8 +179,8 @@ fn appraised(
     Ok(print::appraisal(&appraisal, &open, setting))
 }
 
-/// What the evidence says, or why it is refused. A list that does not read is a refusal
-/// whether or not this evidence made the library look at it: what it says of the machine
+/// What the evidence says, or why it is refused. A list or table that does not read is a
+/// refusal whether or not this evidence made the library look at it: what it says of the machine
 /// is not known.
 fn verified<'a>(
     gathered: &'a Gathered,
